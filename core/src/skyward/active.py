@@ -1,0 +1,53 @@
+"""Which pool ``sky`` means: the innermost one opened in this context."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from skyward.errors import NoActivePoolError, UsageError
+
+if TYPE_CHECKING:
+    from skyward.compute import Pool
+
+active_pool: ContextVar[Pool | None] = ContextVar("skyward_pool", default=None)
+
+
+class ActivePool:
+    """The value ``sky.sky``: as a target, it stands for the pool opened in this context."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "sky.sky"
+
+
+sky = ActivePool()
+
+type Target = Pool | ActivePool | ModuleType
+
+
+def resolve(target: Any) -> Pool:
+    """Return the pool that a target means. Raises NoActivePoolError, or UsageError for what is no target."""
+    from skyward.compute import Pool
+
+    if isinstance(target, Pool):
+        return target
+    if isinstance(target, ActivePool) or (isinstance(target, ModuleType) and target.__name__ == "skyward"):
+        pool = active_pool.get()
+        if pool is None:
+            raise NoActivePoolError(
+                "no pool is open here: use `with sky.Compute(nodes=...):` around it, or give the pool itself as target"
+            )
+        return pool
+    if isinstance(target, type) or callable(target):
+        hint = "open it first: `with sky.Compute(...) as pool:`"
+    else:
+        hint = "write `task(...) >> pool`, with the pool of `with sky.Compute(...) as pool:`, or `>> sky`"
+    raise UsageError(f"a task can't be sent to {_shown(target)}: {hint}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"

@@ -1,0 +1,83 @@
+"""The loop that all pools of this process share, and the way every one of them is ended with the process."""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+from skyward.engine.loop import LoopThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_lock = threading.Lock()
+_loop: LoopThread | None = None
+_users = 0
+
+
+def acquire() -> LoopThread:
+    """Return the loop, started if need be. Each call is paired with one of ``release``."""
+    global _loop, _users
+    with _lock:
+        if _loop is None:
+            _loop = LoopThread()
+        _users += 1
+        return _loop
+
+
+def release() -> None:
+    """The last one ends the loop's thread."""
+    global _loop, _users
+    with _lock:
+        _users -= 1
+        last = _loop if _users == 0 else None
+        if last is not None:
+            _loop = None
+    if last is not None:
+        last.stop()
+
+
+class ExitGuard:
+    """While pools are open, SIGTERM unwinds the main thread as Ctrl-C does, and the interpreter's exit closes them."""
+
+    def __init__(self) -> None:
+        self._closers: dict[int, Callable[[], None]] = {}
+        self._previous: Any = None
+        self._installed = False
+
+    def add(self, key: int, close: Callable[[], None]) -> None:
+        if not self._closers:
+            atexit.register(self._close_all)
+            self._install()
+        self._closers[key] = close
+
+    def remove(self, key: int) -> None:
+        self._closers.pop(key, None)
+        if not self._closers:
+            atexit.unregister(self._close_all)
+            self._uninstall()
+
+    def _close_all(self) -> None:
+        for close in list(self._closers.values()):
+            close()
+
+    def _install(self) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminate)
+            self._installed = True
+
+    def _uninstall(self) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        if self._installed and main and signal.getsignal(signal.SIGTERM) is _terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            self._installed = False
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+guard = ExitGuard()

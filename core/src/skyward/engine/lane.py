@@ -1,0 +1,302 @@
+"""A lane: the client's stream to one worker process, and the tasks that are under way on it.
+
+Tasks are sent in the order they will be begun, so the first ``slots`` of the unanswered ones are running and the rest
+are waiting there. Writes gather until ``flush``, which the dispatcher calls once per turn of the loop. A lane outlives a
+cut connection; it ends with its process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from skyward.engine.task import Outcome, Task
+from skyward.link import frames
+from skyward.link.blobs import map_file, memory_file
+from skyward.link.frames import ResultFrame, TaskFrame
+from skyward.link.session import Inbox, Outbox
+
+if TYPE_CHECKING:
+    from skyward.engine.node import Node
+    from skyward.link.blobs import Blob
+    from skyward.link.modules import Source
+    from skyward.link.wire import Wire
+
+
+class Lane:
+    """See the module. All methods belong to the loop."""
+
+    def __init__(self, node: Node, index: int, generation: int, slots: int, handler: LaneHandler) -> None:
+        self.node = node
+        self.index = index
+        self.generation = generation
+        self.slots = slots
+        self.single_use = False
+        self.usable = False
+        self.queued_free = False
+        """Whether the dispatcher has it among the lanes with a free slot."""
+        self.unanswered: dict[int, Task] = {}
+        self.waiting: deque[Task] = deque()
+        """The unanswered tasks that have not begun, oldest first; may hold some that are over."""
+        self.running = 0
+        self.last_answer = 0.0
+        self.recalling = False
+        self.death: tuple[str, str] | None = None
+        self.session: str | None = None
+        self.inbox = Inbox()
+        self.outbox = Outbox()
+        self._handler = handler
+        self._wire: Wire | None = None
+        self._codes: set[int] = set()
+        self._blobs: set[int] = set()
+        self._modules: dict[str, str] = {}
+        self._batch: list[bytes] = []
+        self._incoming: dict[int, Any] = {}
+        self._filling: dict[int, tuple[int, int]] = {}
+        self._handlers: dict[int, Callable[[memoryview], None]] = {
+            frames.RESULT: self._on_result,
+            frames.OUTPUT: self._on_output,
+            frames.ITEMS: self._on_items,
+            frames.CREDIT: self._on_credit,
+            frames.STREAM_CLOSE: self._on_stream_close,
+            frames.BLOB: self._on_blob,
+            frames.BLOB_CHUNK: self._on_chunk,
+            frames.RECALLED: self._on_recalled,
+            frames.ACK: lambda body: self.outbox.acknowledge(frames.U64.unpack(body)[0]),
+        }
+
+    @property
+    def load(self) -> int:
+        return len(self.unanswered)
+
+    # sending
+
+    def attach(self, wire: Wire, received: int) -> None:
+        """Send on over a new connection, from where the worker's end stopped."""
+        self._wire = wire
+        for data, fds in self.outbox.since(received):
+            wire.send(data, fds)
+
+    def detach(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    def write(self, data: bytes) -> None:
+        """Queue frames; they leave with the next ``flush``."""
+        self._batch.append(data)
+
+    def flush(self) -> None:
+        if self._batch:
+            data = b"".join(self._batch)
+            self._batch.clear()
+            self._push(data)
+
+    def _push(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
+        self.outbox.push(data, fds)
+        if self._wire is not None:
+            self._wire.send(data, fds)
+
+    def assign(self, task: Task, now: float) -> None:
+        """Send a task, and before it whatever of its code and values this process has not got."""
+        code = task.code
+        if code.id not in self._codes:
+            self._send_code(task)
+        if task.modules:
+            self.send_modules(task.modules)
+        for blob in task.blobs:
+            self.send_blob(blob)
+        task.lane = self
+        self.unanswered[task.id] = task
+        if self.running < self.slots:
+            self.running += 1
+            self._handler.on_started(task, now)
+            if self.running == self.load:
+                self.last_answer = now
+        else:
+            self.waiting.append(task)
+        data, blobs, extra = task.data, task.blobs, task.extra
+        if not blobs and not extra:
+            head = frames.TASK_HEAD.pack(task.id, code.id, 0, len(data), 0)
+            self._batch.append(frames.HEADER.pack(len(head) + len(data), frames.TASK) + head + data)
+        else:
+            numbers = tuple(blob.id for blob in blobs)
+            self._batch.append(TaskFrame(task.id, code.id, data, numbers, task.data_is_blob, extra).pack())
+        for feed in task.streams:
+            feed.start()
+
+    def _send_code(self, task: Task) -> None:
+        code = task.code
+        self.send_modules(code.modules)
+        for blob in code.blobs:
+            self.send_blob(blob)
+        header = json.dumps(
+            {
+                "code": code.id,
+                "name": code.name,
+                "blobs": [blob.id for blob in code.blobs],
+                "data_is_blob": code.data_is_blob,
+            }
+        ).encode()
+        self.write(frames.frame(frames.CODE, len(header).to_bytes(4, "little") + header + code.data))
+        self._codes.add(code.id)
+
+    def send_modules(self, modules: dict[str, Source]) -> None:
+        new = [source for source in modules.values() if self._modules.get(source.name) != source.digest]
+        if new:
+            self._modules.update((source.name, source.digest) for source in new)
+            self.write(frames.json_frame(frames.MODULES, {"sources": [source.to_json() for source in new]}))
+
+    def send_blob(self, blob: Blob) -> None:
+        if blob.id in self._blobs:
+            return
+        self._blobs.add(blob.id)
+        self.flush()
+        if self._wire is None or self._wire.passes_fds:
+            head = frames.BLOB_HEAD.pack(blob.id, blob.size, frames.BY_FD)
+            self._push(frames.frame(frames.BLOB, head), (os.dup(blob.fd),))
+            return
+        self._push(frames.frame(frames.BLOB, frames.BLOB_HEAD.pack(blob.id, blob.size, frames.BY_CHUNKS)))
+        number = frames.U64.pack(blob.id)
+        for chunk in blob.chunks(frames.CHUNK):
+            self._push(frames.frame(frames.BLOB_CHUNK, number + chunk))
+
+    def drop(self, blobs: list[int], codes: list[int]) -> None:
+        blobs = [blob for blob in blobs if blob in self._blobs]
+        codes = [code for code in codes if code in self._codes]
+        self._blobs.difference_update(blobs)
+        self._codes.difference_update(codes)
+        if blobs or codes:
+            self.write(frames.json_frame(frames.DROP, {"blobs": blobs, "codes": codes}))
+
+    def cancel(self, task: Task) -> None:
+        self.write(frames.frame(frames.CANCEL, frames.CANCEL_BODY.pack(task.id, frames.BY_CALLER)))
+        self.flush()
+
+    def recall(self) -> None:
+        """Ask for the tasks that have not begun; ``on_recalled`` of the handler gets those."""
+        numbers = [task.id for task in self.waiting if task.id in self.unanswered]
+        if numbers and not self.recalling:
+            self.recalling = True
+            self.write(frames.ids_frame(frames.RECALL, numbers))
+            self.flush()
+
+    # receiving
+
+    def on_frame(self, kind: int, body: memoryview) -> None:
+        handler = self._handlers.get(kind)
+        if handler is not None:
+            handler(body)
+
+    def on_received(self, size: int, fds: bool) -> None:
+        acknowledgement = self.inbox.count(size, now=fds)
+        if acknowledgement:
+            self._push(acknowledgement)
+
+    def _on_result(self, body: memoryview) -> None:
+        result = ResultFrame.unpack(body)
+        task = self.unanswered.pop(result.task, None)
+        views = [self._incoming.pop(blob) for blob in result.blobs]
+        if task is None:
+            return
+        outcome = Outcome(
+            bytes(result.data), views, raised=result.status == frames.RAISED, task=task.name, rank=self.node.rank
+        )
+        if task.started:
+            self._finished_one()
+        self._handler.on_result(self, task, result.status, result.micros, outcome)
+
+    def _finished_one(self) -> None:
+        """A slot is free: the oldest waiting task begins, there and in our books."""
+        now = self.last_answer = self._handler.now()
+        self.running -= 1
+        while self.waiting and self.running < self.slots:
+            task = self.waiting.popleft()
+            if task.id in self.unanswered:
+                self.running += 1
+                self._handler.on_started(task, now)
+
+    def _on_recalled(self, body: memoryview) -> None:
+        self.recalling = False
+        back = [self.unanswered.pop(number) for number in frames.read_ids(body) if number in self.unanswered]
+        gone = {task.id for task in back}
+        self.waiting = deque(task for task in self.waiting if task.id not in gone)
+        self._handler.on_recalled(self, back)
+
+    def _on_output(self, body: memoryview) -> None:
+        _, stream, overwrite = frames.OUTPUT_HEAD.unpack_from(body)
+        line = bytes(body[frames.OUTPUT_HEAD.size :]).decode(errors="replace")
+        self.node.on_output("stderr" if stream else "stdout", line, bool(overwrite))
+
+    def _on_items(self, body: memoryview) -> None:
+        number, count, blobs = frames.ITEMS_HEAD.unpack_from(body)
+        start = frames.ITEMS_HEAD.size
+        views = [self._incoming.pop(blob) for blob in frames.read_ids(body[start : start + 8 * blobs])]
+        task = self.unanswered.get(number)
+        if task is not None and task.output is not None:
+            task.output.add(bytes(body[start + 8 * blobs :]), views, count)
+            self._handler.on_progress(task)
+
+    def _on_credit(self, body: memoryview) -> None:
+        number, items, size = frames.CREDIT_BODY.unpack(body)
+        self._handler.on_credit(number, items, size)
+
+    def _on_stream_close(self, body: memoryview) -> None:
+        self._handler.on_stream_close(frames.U64.unpack(body)[0])
+
+    def _on_blob(self, body: memoryview) -> None:
+        number, size, how = frames.BLOB_HEAD.unpack(body)
+        if how == frames.BY_FD and self._wire is not None:
+            fd = self._wire.take_fd()
+            try:
+                self._incoming[number] = memoryview(map_file(fd, size))
+            finally:
+                os.close(fd)
+        else:
+            self._filling[number] = (memory_file(), size)
+
+    def _on_chunk(self, body: memoryview) -> None:
+        number = frames.U64.unpack_from(body)[0]
+        fd, size = self._filling[number]
+        done = os.lseek(fd, 0, os.SEEK_CUR) + os.write(fd, body[frames.U64.size :])
+        if done >= size:
+            del self._filling[number]
+            self._incoming[number] = memoryview(map_file(fd, size))
+            os.close(fd)
+
+    def close(self) -> None:
+        self.usable = False
+        self.detach()
+        self.outbox.close()
+        for fd, _ in self._filling.values():
+            os.close(fd)
+        self._filling.clear()
+        self._incoming.clear()
+
+
+class LaneHandler:
+    """What a lane tells the dispatcher. An interface; the dispatcher subclasses it."""
+
+    def now(self) -> float:
+        raise NotImplementedError
+
+    def on_started(self, task: Task, now: float) -> None:
+        raise NotImplementedError
+
+    def on_progress(self, task: Task) -> None:
+        raise NotImplementedError
+
+    def on_result(self, lane: Lane, task: Task, status: int, micros: int, outcome: Outcome) -> None:
+        raise NotImplementedError
+
+    def on_recalled(self, lane: Lane, tasks: list[Task]) -> None:
+        raise NotImplementedError
+
+    def on_credit(self, stream: int, items: int, size: int) -> None:
+        raise NotImplementedError
+
+    def on_stream_close(self, stream: int) -> None:
+        raise NotImplementedError

@@ -1,0 +1,354 @@
+"""One node, from a machine to slots that take tasks: a small state machine, and nothing about other nodes.
+
+connecting → bootstrapping → starting → ready → (draining) → ended, or lost from anywhere. Its lanes come and go with its
+worker processes; the dispatcher decides what becomes of their tasks. All on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from skyward.engine.lane import Lane
+from skyward.errors import BootstrapError, ConnectError
+from skyward.events import Instance, InstancePhase, Log, WorkerDied
+from skyward.link import frames
+from skyward.link.agentconfig import AGENT_SOCKET, AgentConfig, worker_socket
+from skyward.link.frames import FrameError
+from skyward.snapshot import NodeSnapshot
+from skyward.subscriptions import publish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from skyward.engine.dispatch import Dispatcher
+    from skyward.hooks.values import Machine
+    from skyward.link.local import LocalLink
+    from skyward.link.wire import Wire
+    from skyward.snapshot import NodeStatus
+
+PING_SECONDS = 5.0
+"""Between two words to the agent: a fraction of the least silence it minds."""
+RECONNECT_DELAYS = (0.0, 0.01, 0.05, 0.2, 0.5, 1.0, 2.0)
+"""Seconds before each try to reach a worker again whose connection was cut; then the process is ended."""
+DEATH_NOTICE = 0.1
+"""Seconds the agent usually needs to tell that a worker died, after its connection has closed."""
+
+
+class Node:
+    """See the module."""
+
+    def __init__(
+        self,
+        pool: str,
+        rank: int,
+        machine: Machine,
+        provider: str,
+        dispatcher: Dispatcher,
+        *,
+        on_lost: Callable[[Node, str], None],
+        on_log: Callable[[Log], None],
+    ) -> None:
+        self.rank = rank
+        self.machine = machine
+        self.status: NodeStatus = "connecting"
+        self.phase = ""
+        self.since = time.time()
+        self.instance = Instance(
+            id=machine.id,
+            node=rank,
+            provider=provider,
+            region=machine.region,
+            address=machine.public_ip or machine.private_ip,
+            usd_per_hour=machine.usd_per_hour,
+            spot=machine.spot,
+        )
+        self.done = 0
+        self._pool = pool
+        self._dispatcher = dispatcher
+        self._on_lost = on_lost
+        self._on_log = on_log
+        self._lanes: dict[int, Lane] = {}
+        self._control: Wire | None = None
+        self._config: AgentConfig | None = None
+        self._link: LocalLink | None = None
+        self._up: asyncio.Future[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def timed_phase(self, phase: str) -> Iterator[None]:
+        """Report one phase of setting up: its start, its end, its duration."""
+        begun = time.monotonic()
+        self.phase = phase
+        publish(InstancePhase(pool=self._pool, instance=self.instance, phase=phase, state="started"))
+        try:
+            yield
+        except BaseException as error:
+            detail = str(error) or type(error).__name__
+            self._publish_phase(phase, "failed", time.monotonic() - begun, detail)
+            raise
+        self._publish_phase(phase, "done", time.monotonic() - begun, "")
+        self.phase = ""
+
+    def _publish_phase(self, phase: str, state: Any, seconds: float, detail: str) -> None:
+        publish(
+            InstancePhase(
+                pool=self._pool, instance=self.instance, phase=phase, state=state, seconds=seconds, detail=detail
+            )
+        )
+
+    async def start(self, link: LocalLink, python: str, config: AgentConfig) -> None:
+        """Start the agent and wait for every worker. Raises ConnectError or BootstrapError; ends nothing by itself."""
+        self._link, self._config = link, config
+        self._up = asyncio.get_running_loop().create_future()
+        self.status = "starting"
+        with self.timed_phase("agent"):
+            await link.start_agent(python, config)
+            self._control, _ = await link.open(AGENT_SOCKET, None, self._on_control, self._on_control_closed)
+            self._control.send(frames.json_frame(frames.HELLO, {}))
+        self._spawn(self._ping())
+        with self.timed_phase("worker"):
+            await self._up
+        self.status = "ready"
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ping(self) -> None:
+        while True:
+            await asyncio.sleep(PING_SECONDS)
+            self.command({"do": "ping"})
+
+    def command(self, message: dict[str, Any]) -> None:
+        if self._control is not None:
+            self._control.send(frames.json_frame(frames.COMMAND, message))
+
+    def set_facts(self, facts: dict[str, Any]) -> None:
+        """Tell the agent and the workers where they stand; tasks sent later see it."""
+        if self._config is None or self._config.facts == facts:
+            return
+        self._config.facts = facts
+        self.command({"do": "facts", "facts": facts})
+        for lane in self._lanes.values():
+            lane.write(frames.json_frame(frames.FACTS, facts))
+            lane.flush()
+
+    # the agent
+
+    def _on_control(self, kind: int, body: memoryview) -> None:
+        message = frames.read_json(body)
+        match message["event"]:
+            case "hello":
+                for index, generation in message["workers"]:
+                    self._spawn(self._open_lane(index, generation))
+            case "worker-ready":
+                self._spawn(self._open_lane(message["index"], message["generation"]))
+            case "worker-died":
+                self._on_death(message)
+            case "failed":
+                self._on_failed(message["what"])
+            case "output":
+                for line in message["lines"]:
+                    self.on_output(message["stream"], line, False)
+            case _:
+                pass
+
+    def _on_control_closed(self) -> None:
+        self._control = None
+        self.lose("its agent is gone")
+
+    def _on_failed(self, what: str) -> None:
+        last = what.strip().splitlines()[-1] if what.strip() else "no reason given"
+        if self._up is not None and not self._up.done():
+            self._up.set_exception(
+                BootstrapError(
+                    f"node {self.rank}: starting the worker failed: {last}",
+                    phase="worker",
+                    tail=what,
+                    rank=self.rank,
+                    machine=self.machine.id,
+                )
+            )
+        else:
+            self.lose(f"its worker could not be started again: {last}")
+
+    def _on_death(self, message: dict[str, Any]) -> None:
+        lane = self._lanes.get(message["index"])
+        if message["was_ready"]:
+            publish(WorkerDied(pool=self._pool, instance=self.instance, cause=message["cause"]))
+        if lane is None or lane.generation != message["generation"]:
+            return
+        lane.death = (message["kind"], message["cause"])
+        if lane.session is None:
+            self._bury(lane)
+        else:  # its last frames may still be in the socket; they end with the connection
+            asyncio.get_running_loop().call_later(1.0, self._bury, lane)
+
+    # lanes
+
+    async def _open_lane(self, index: int, generation: int) -> None:
+        previous = self._lanes.get(index)
+        if previous is not None:
+            if previous.generation >= generation:
+                return
+            self._bury(previous)
+        assert self._config is not None
+        lane = Lane(self, index, generation, self._config.slots_per_process, self._dispatcher)
+        lane.single_use = not self._config.reuse
+        self._lanes[index] = lane
+        await self._connect(lane)
+
+    async def _connect(self, lane: Lane) -> None:
+        """Connect a lane, or connect it again. Gives the process up after the last delay."""
+        assert self._link is not None
+        for delay in RECONNECT_DELAYS:
+            if delay:
+                await asyncio.sleep(delay)
+            if self._lanes.get(lane.index) is not lane:
+                return
+            if lane.death is not None:
+                self._bury(lane)
+                return
+            try:
+                wire, ready = await self._link.open(
+                    worker_socket(lane.index),
+                    {"session": lane.session, "received": lane.inbox.received},
+                    lane.on_frame,
+                    lambda: self._on_lane_closed(lane),
+                    lane.on_received,
+                )
+            except (OSError, FrameError):
+                continue
+            if lane.session is not None and ready["session"] != lane.session:
+                wire.close()  # another process listens there already: ours is dead
+                continue
+            first = lane.session is None
+            lane.session = ready["session"]
+            lane.attach(wire, ready["received"])
+            if first:
+                self._lane_ready(lane)
+            return
+        if lane.death is None:
+            self.end_worker(lane, "it could not be reached any more")
+
+    def _lane_ready(self, lane: Lane) -> None:
+        assert self._config is not None
+        ready = sum(lane.session is not None for lane in self._lanes.values())
+        if self._up is not None and not self._up.done() and ready == self._config.processes:
+            self._up.set_result(None)
+        if self.status != "draining":
+            self._dispatcher.add_lane(lane)
+
+    def _on_lane_closed(self, lane: Lane) -> None:
+        lane.detach()
+        if self._lanes.get(lane.index) is not lane or self.status in ("lost", "ended"):
+            return
+        if lane.death is not None:
+            self._bury(lane)
+        else:
+            self._spawn(self._find_out(lane))
+
+    async def _find_out(self, lane: Lane) -> None:
+        """A connection closed: its process died and the agent is about to say so, or only the connection did."""
+        until = time.monotonic() + DEATH_NOTICE
+        while lane.death is None and time.monotonic() < until:
+            if lane.single_use and not lane.unanswered:
+                self._bury(lane)
+                return
+            await asyncio.sleep(0.005)
+        await self._connect(lane)
+
+    def _bury(self, lane: Lane) -> None:
+        if self._lanes.get(lane.index) is lane:
+            del self._lanes[lane.index]
+            kind, cause = lane.death or ("killed", "ended")
+            self._dispatcher.on_lane_lost(lane, kind, cause)
+
+    def end_worker(self, lane: Lane, why: str) -> None:
+        """Have the agent end a worker's process; it starts another."""
+        self.command({"do": "kill", "index": lane.index, "generation": lane.generation, "why": why})
+
+    # the end
+
+    def drain(self) -> None:
+        """Take no more tasks; those that run go on."""
+        self.status = "draining"
+        for lane in self._lanes.values():
+            self._dispatcher.remove_lane(lane)
+            lane.recall()
+
+    @property
+    def idle_since(self) -> float:
+        """When it last answered a task, by the loop's clock."""
+        return max((lane.last_answer for lane in self._lanes.values()), default=0.0)
+
+    @property
+    def busy(self) -> bool:
+        return any(lane.unanswered for lane in self._lanes.values())
+
+    def lose(self, reason: str) -> None:
+        """The machine is gone, or as good as gone. Its tasks go back; the pool decides about a replacement."""
+        if self.status in ("lost", "ended"):
+            return
+        self.status = "lost"
+        self._release("killed", f"was lost with its node: {reason}")
+        if self._up is not None and not self._up.done():
+            self._up.set_exception(ConnectError(f"node {self.rank}: {reason}", rank=self.rank, machine=self.machine.id))
+        self._on_lost(self, reason)
+
+    def shut_down(self) -> None:
+        """Have the agent end the machine's processes. The provider ends the machine."""
+        if self.status in ("lost", "ended"):
+            return
+        self.command({"do": "shutdown"})
+        self.status = "ended"
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        if self.status != "lost":
+            self.status = "ended"
+        self._release("killed", "was ended with its node")
+
+    def _release(self, kind: str, cause: str) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for lane in list(self._lanes.values()):
+            lane.death = lane.death or (kind, cause)
+            self._bury(lane)
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    # what people see
+
+    def on_output(self, stream: str, line: str, overwrite: bool) -> None:
+        event = Log(
+            pool=self._pool,
+            instance=self.instance,
+            line=line,
+            stream="stderr" if stream == "stderr" else "stdout",
+            overwrite=overwrite,
+        )
+        if not overwrite:
+            self._on_log(event)
+        publish(event)
+
+    def snapshot(self) -> NodeSnapshot:
+        lanes = list(self._lanes.values())
+        return NodeSnapshot(
+            rank=self.rank,
+            machine=self.machine.id,
+            status=self.status,
+            phase=self.phase,
+            slots=sum(lane.slots for lane in lanes),
+            running=sum(lane.running for lane in lanes),
+            done=self.done,
+            address=self.instance.address,
+            usd_per_hour=self.machine.usd_per_hour,
+            since=self.since,
+        )

@@ -1,0 +1,130 @@
+"""What a node is set up with: its environment, its bootstrap operations, its worker's command.
+
+For a machine that is this computer nothing is installed: the image is checked against what is here, and what differs
+is an error before anything starts, or a remark where it can't be known.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from typing import TYPE_CHECKING, Any
+
+from skyward.errors import BootstrapError, ConfigError
+from skyward.hooks.values import LaunchCommand, LaunchContext
+from skyward.link.agentconfig import AgentConfig
+from skyward.link.pickling import dumps
+
+if TYPE_CHECKING:
+    from skyward.engine.node import Node
+    from skyward.hooks.facade import PoolHooks
+    from skyward.hooks.values import Op
+    from skyward.image import Image
+    from skyward.link.local import LocalLink
+    from skyward.link.modules import Project
+    from skyward.spec import PoolSpec
+
+
+def check_local_image(image: Image) -> list[str]:
+    """Compare an image with this computer. Raises ConfigError for what is missing; returns remarks on the rest."""
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if image.python not in ("auto", here) and not image.python.startswith(here + "."):
+        raise ConfigError(
+            f"image asks for Python {image.python}, but Local runs in this script's own Python {here}: "
+            f"leave python='auto', or run the script with {image.python}"
+        )
+    missing = [requirement for requirement in image.pip if not _is_installed(requirement)]
+    if missing:
+        packages = " ".join(f"'{name}'" for name in missing)
+        raise ConfigError(f"Local runs in this script's own environment, which lacks: pip install {packages}")
+    return [f"Local uses this computer as it is: apt packages are not installed ({', '.join(image.apt)})"] * bool(
+        image.apt
+    )
+
+
+def _is_installed(requirement: str) -> bool:
+    """Whether a distribution of that name is installed; its version is pip's business."""
+    import re
+
+    import importlib_metadata
+
+    name = re.split(r"[\s\[<>=!~;@]", requirement.strip(), maxsplit=1)[0]
+    try:
+        importlib_metadata.version(name)
+    except importlib_metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+async def bootstrap(node: Node, link: LocalLink, image: Image, ops: tuple[Op, ...]) -> dict[str, str]:
+    """Run what the image and the plugins ask for on the node; return the environment of its workers."""
+    env = dict(image.env)
+    if image.shell_vars:
+        with node.timed_phase("shell_vars"):
+            for name, command in image.shell_vars.items():
+                env[name] = (await _run(node, link, "shell_vars", command, env)).strip()
+    if ops:
+        with node.timed_phase("bootstrap"):
+            for op in ops:
+                await _run(node, link, "bootstrap", op, env)
+    return env
+
+
+async def _run(node: Node, link: LocalLink, phase: str, op: Op, env: dict[str, str]) -> str:
+    status, output = await link.run(op, env)
+    if status:
+        shown = op if isinstance(op, str) else " ".join(op)
+        tail = "\n".join(output.strip().splitlines()[-20:])
+        raise BootstrapError(
+            f"node {node.rank}, phase {phase}: `{shown}` ended with status {status}: {tail or 'no output'}",
+            phase=phase,
+            tail=tail,
+            rank=node.rank,
+            machine=node.machine.id,
+        )
+    return output
+
+
+def agent_config(
+    spec: PoolSpec,
+    hooks: PoolHooks,
+    project: Project,
+    *,
+    rank: int,
+    facts: dict[str, Any],
+    env: dict[str, str],
+    no_collections: str | None,
+    python: str,
+) -> AgentConfig:
+    """Put together what a node's agent is told."""
+    executor = "process" if spec.worker.executor == "process" else "thread"
+    context = LaunchContext(
+        node=rank,
+        num_nodes=int(facts.get("total_nodes", 1)),
+        head_addr=str(facts.get("head_addr", "")),
+        private_ip="",
+        python=python,
+        concurrency=spec.worker.concurrency,
+        executor=executor,
+    )
+    command = hooks.launch(
+        LaunchCommand(launcher=(python, "-P"), entrypoint=("-m", "skyward.node.worker")), context
+    )
+    plugins, sources = "", []
+    if spec.plugins:
+        pickled = dumps(list(spec.plugins), is_project_module=project.is_project_module)
+        plugins = base64.b64encode(pickled.data).decode()
+        sources = [source.to_json() for source in project.closure(pickled.modules).values()]
+    return AgentConfig(
+        ttl=spec.ttl,
+        executor=executor,
+        concurrency=spec.worker.concurrency,
+        reuse=spec.worker.reuse_processes,
+        launch=list(command.argv),
+        env=env,
+        facts=facts,
+        plugins=plugins,
+        sources=sources,
+        around_worker=hooks.has("skyward_worker"),
+        no_collections=no_collections,
+    )

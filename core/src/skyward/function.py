@@ -1,0 +1,274 @@
+"""What a user writes: decorated functions, the calls they make, and the operators that send those somewhere.
+
+A decorated function called on the client runs nothing: it returns a frozen ``PendingFunction``. Inside a task (and
+under ``.local``) there is nothing to send a call to, so there it simply runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any, Literal, cast, overload
+
+from skyward.active import Target, resolve, sky
+from skyward.errors import ConfigError, UsageError
+from skyward.runtime import current_task, inside_task
+
+__all__ = ["Function", "PendingFunction", "PendingFunctionGroup", "StreamGroup", "function", "gather", "sky"]
+
+
+class Function[**P, T, R]:
+    """A decorated function. ``P``: its parameters; ``T``: what a task of it returns; ``R``: what a plain call returns.
+
+    ``T`` and ``R`` differ for coroutine functions: the task returns what they return when awaited.
+    """
+
+    _skyward_decorated = True
+    """Tells the pickler, which knows nothing of this module, that the plain function is ``_skyward_body``."""
+
+    def __init__(self, body: Callable[P, R], timeout: float | None = None) -> None:
+        if not callable(body) or isinstance(body, type):
+            raise UsageError(f"@sky.function decorates a function, not {body!r}")
+        self._skyward_body = body
+        self.timeout = _checked_timeout(timeout)
+        functools.update_wrapper(self, body, updated=())
+
+    @property
+    def name(self) -> str:
+        """The function's name, as errors and consoles show it."""
+        body: Any = self._skyward_body
+        return getattr(body, "__name__", None) or type(body).__name__
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> PendingFunction[T]:
+        """Make a pending call. Inside a task: run it, and return its value."""
+        if inside_task():
+            return cast("PendingFunction[T]", self._skyward_body(*args, **kwargs))
+        return PendingFunction(self, args, kwargs, self.timeout)
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the plain function here, now."""
+        token = current_task.set(self.name)
+        try:
+            return self._skyward_body(*args, **kwargs)
+        finally:
+            current_task.reset(token)
+
+    def wrap_body(self, decorator: Callable[[Callable[P, R]], Callable[P, R]]) -> Function[P, T, R]:
+        """Return this function with its body decorated: what lets other decorators stand above ``@sky.function``."""
+        return Function(decorator(self._skyward_body), self.timeout)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """Bind like a plain function, so that methods can be decorated."""
+        if instance is None:
+            return self
+        bind = getattr(self._skyward_body, "__get__")  # noqa: B009  (a Callable need not have one)
+        return Function(bind(instance, owner), self.timeout)
+
+    # The body is set after the object exists, because it may refer to it: recursion, through its own global name.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _empty_function, (), (self._skyward_body, self.timeout), None, None, _restore_function
+
+    def __repr__(self) -> str:
+        return f"<sky.function {self.name}>"
+
+
+def _empty_function() -> Function[..., Any, Any]:
+    return Function.__new__(Function)
+
+
+def _restore_function(made: Function[..., Any, Any], state: tuple[Callable[..., Any], float | None]) -> None:
+    Function.__init__(made, *state)
+
+
+def _checked_timeout(timeout: object) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise UsageError(f"timeout is a number of seconds, not {timeout!r}: sky.time.minutes(10) is one")
+    if not timeout > 0:
+        raise ConfigError(f"timeout must be above 0 seconds, not {timeout!r}")
+    return float(timeout)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class PendingFunction[T]:
+    """A call that has not been sent anywhere. ``timeout``: seconds it may run; None: the pool's default."""
+
+    fn: Function[..., T, Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    timeout: float | None = None
+
+    def with_timeout(self, seconds: float) -> PendingFunction[T]:
+        """Return the same call with another limit on how long it may run."""
+        return dataclasses.replace(self, timeout=_checked_timeout(seconds))
+
+    def __rshift__(self, target: Target) -> T:
+        """Run on one node and return the value. Raises what the function raised."""
+        return resolve(target).run(self)
+
+    def __gt__(self, target: Target) -> Future[T]:
+        """Run on one node, without waiting. Don't chain: Python reads ``a > b > c`` as two comparisons."""
+        return resolve(target).run_async(self)
+
+    def __matmul__(self, target: Target) -> list[T]:
+        """Run on every ready node and return the values by node index."""
+        return resolve(target).broadcast(self)
+
+    @overload
+    def __and__[U](self, other: PendingFunction[U]) -> PendingFunctionGroup[T, U]: ...
+    @overload
+    def __and__[*Us](self, other: PendingFunctionGroup[*Us]) -> PendingFunctionGroup[T, *Us]: ...
+    def __and__(self, other: Any) -> Any:
+        """Group with another call, to run in parallel: ``(a & b) >> pool``."""
+        if isinstance(other, PendingFunctionGroup):
+            return PendingFunctionGroup((self, *other.items))
+        return PendingFunctionGroup((self, _member(other)))
+
+    def __lt__(self, other: object) -> Any:
+        raise UsageError(f"write `{self.fn.name}(...) > pool`: the call on the left, the pool on the right")
+
+    def __bool__(self) -> bool:
+        raise UsageError(
+            f"{self.fn.name}(...) has not run, so it is neither true nor false: send it first, "
+            f"`{self.fn.name}(...) >> pool` (a chain such as `a > b > c` is two comparisons in Python)"
+        )
+
+    def __repr__(self) -> str:
+        return f"<pending {self.fn.name}(...): send it with `>> pool`>"
+
+
+class PendingFunctionGroup[*Ts]:
+    """Calls to run in parallel; ``>>`` returns a tuple of their values, in order. Immutable."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: tuple[PendingFunction[Any], ...]) -> None:
+        self.items = items
+
+    @overload
+    def __and__[U](self, other: PendingFunction[U]) -> PendingFunctionGroup[*Ts, U]: ...
+    @overload
+    def __and__(self, other: PendingFunctionGroup[*tuple[Any, ...]]) -> PendingFunctionGroup[*tuple[Any, ...]]: ...
+    def __and__(self, other: Any) -> Any:
+        if isinstance(other, PendingFunctionGroup):
+            return PendingFunctionGroup((*self.items, *other.items))
+        return PendingFunctionGroup((*self.items, _member(other)))
+
+    def __rshift__(self, target: Target) -> tuple[*Ts]:
+        """Run all in parallel and return their values. The first failure is raised, and cancels the rest."""
+        return resolve(target).run_parallel(self)
+
+    def with_timeout(self, seconds: float) -> PendingFunctionGroup[*Ts]:
+        """Return the group with another limit on how long each call may run."""
+        return PendingFunctionGroup(tuple(item.with_timeout(seconds) for item in self.items))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[PendingFunction[Any]]:
+        return iter(self.items)
+
+    def __gt__(self, target: object) -> Any:
+        raise UsageError("a group goes to a pool with `>>`: `(a & b) >> pool`; `>` takes a single call")
+
+    def __matmul__(self, target: object) -> Any:
+        raise UsageError("a group goes to a pool with `>>`: `(a & b) >> pool`; `@` takes a single call")
+
+    def __repr__(self) -> str:
+        return f"<group of {len(self.items)} pending calls: send it with `>> pool`>"
+
+
+class StreamGroup[T]:
+    """A group whose values are yielded as they come: what ``gather(..., stream=True)`` returns."""
+
+    __slots__ = ("items", "ordered")
+
+    def __init__(self, items: tuple[PendingFunction[T], ...], ordered: bool) -> None:
+        self.items = items
+        self.ordered = ordered
+
+    def __rshift__(self, target: Target) -> Iterator[T]:
+        """Run all in parallel; iterate over their values in submission order, or as they complete."""
+        return resolve(target).run_stream(self)
+
+    def with_timeout(self, seconds: float) -> StreamGroup[T]:
+        """Return the group with another limit on how long each call may run."""
+        return StreamGroup(tuple(item.with_timeout(seconds) for item in self.items), self.ordered)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def _member(other: object) -> PendingFunction[Any]:
+    if isinstance(other, PendingFunction):
+        return cast("PendingFunction[Any]", other)
+    if isinstance(other, (Function, StreamGroup)):
+        raise UsageError(f"`&` groups calls, not {other!r}: call the function first")
+    raise UsageError(
+        f"`&` groups calls that have not run, and the right side is already a value ({type(other).__name__}): "
+        "Python binds `>>` tighter than `&`, so write `(a & b) >> pool`"
+    )
+
+
+@overload
+def gather[A](a: PendingFunction[A], /, *, stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[A]: ...  # noqa: E501  (one signature, one line)
+@overload
+def gather[A, B](a: PendingFunction[A], b: PendingFunction[B], /, *, stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[A, B]: ...  # noqa: E501
+@overload
+def gather[A, B, C](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], /, *, stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[A, B, C]: ...  # noqa: E501
+@overload
+def gather[T](*pendings: PendingFunction[T], stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[*tuple[T, ...]]: ...  # noqa: E501
+@overload
+def gather[T](*pendings: PendingFunction[T], stream: Literal[True], ordered: bool = True) -> StreamGroup[T]: ...
+def gather(*pendings: Any, stream: bool = False, ordered: bool = True) -> Any:
+    """Group calls to run in parallel; the same as ``a & b & c``.
+
+    ``stream=True``: ``>>`` returns an iterator at once, in submission order, or in order of completion with
+    ``ordered=False``.
+    """
+    items = tuple(_member(pending) for pending in pendings)
+    if not items:
+        raise UsageError("sky.gather() needs at least one pending call")
+    return StreamGroup(items, ordered) if stream else PendingFunctionGroup(items)
+
+
+class _Decorator:
+    """What ``@sky.function(timeout=...)`` returns; typed for each kind of function."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = _checked_timeout(timeout)
+
+    @overload
+    def __call__[**P, T](self, fn: Callable[P, Coroutine[Any, Any, T]]) -> Function[P, T, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __call__[**P, T](self, fn: Callable[P, AsyncIterator[T]]) -> Function[P, Iterator[T], AsyncIterator[T]]: ...
+    @overload
+    def __call__[**P, T](self, fn: Callable[P, T]) -> Function[P, T, T]: ...
+    def __call__(self, fn: Any) -> Any:
+        return Function(fn, self._timeout)
+
+
+@overload
+def function[**P, T](fn: Callable[P, Coroutine[Any, Any, T]]) -> Function[P, T, Coroutine[Any, Any, T]]: ...
+@overload
+def function[**P, T](fn: Callable[P, AsyncIterator[T]]) -> Function[P, Iterator[T], AsyncIterator[T]]: ...
+@overload
+def function[**P, T](fn: Callable[P, T]) -> Function[P, T, T]: ...
+@overload
+def function(*, timeout: float | None = None) -> _Decorator: ...
+def function(fn: Any = None, *, timeout: float | None = None) -> Any:
+    """Mark a function for remote execution: calling it then returns a ``PendingFunction`` and runs nothing.
+
+    ``timeout``: seconds one call may run; None: the pool's ``default_compute_timeout``. Generator functions stream
+    their items; coroutine functions run on the worker's event loop.
+    """
+    if fn is None:
+        return _Decorator(timeout)
+    if isinstance(fn, Function):
+        raise UsageError(f"{fn!r} is decorated already")
+    return Function(fn, timeout)
+
+

@@ -1,0 +1,83 @@
+"""What a node's agent is told when it starts, and how its command line looks.
+
+The configuration goes over the agent's standard input, because environment variables and plugin parameters may be
+secret: never through argv or a file. Used by the engine, which makes it, and the agent, which reads it.
+"""
+
+from __future__ import annotations
+
+import json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+AGENT_SOCKET = "agent.sock"
+READY_LINE = b"skyward agent ready\n"
+
+
+def agent_argv(python: str, root: str) -> list[str]:
+    """Return the command that starts an agent. ``-P``: the folder it starts in is no place to import from."""
+    return [python, "-P", "-m", "skyward.node.agent", root]
+
+
+def worker_socket(index: int) -> str:
+    return f"w{index}.sock"
+
+
+class AgentConfig:
+    """Everything an agent needs to know. JSON on the wire; see ``to_json`` for the fields."""
+
+    __slots__ = (
+        "around_worker", "concurrency", "env", "executor", "facts", "launch", "no_collections", "plugins", "reuse",
+        "sources", "ttl",
+    )
+
+    def __init__(
+        self,
+        *,
+        ttl: float,
+        executor: str,
+        concurrency: int,
+        reuse: bool,
+        launch: list[str],
+        env: dict[str, str],
+        facts: dict[str, Any],
+        plugins: str = "",
+        sources: list[dict[str, Any]] | None = None,
+        around_worker: bool = False,
+        no_collections: str | None = None,
+    ) -> None:
+        self.ttl = ttl
+        """Seconds without a word from the client after which the agent ends the machine."""
+        self.executor = executor
+        self.concurrency = concurrency
+        self.reuse = reuse
+        self.launch = launch
+        """The worker's command, without its own arguments."""
+        self.env = env
+        self.facts = facts
+        self.plugins = plugins
+        """The plugins, pickled, in base64; empty when there are none."""
+        self.sources = sources or []
+        """Project modules that the plugins need, as ``ShippedModules`` takes them."""
+        self.around_worker = around_worker
+        """Whether a plugin wraps the worker's life: then, with processes, one more process holds that."""
+        self.no_collections = no_collections
+        """Why distributed collections can't be used here, or None."""
+
+    def to_json(self) -> bytes:
+        return json.dumps({name: getattr(self, name) for name in self.__slots__}).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> AgentConfig:
+        return cls(**json.loads(text))
+
+    @property
+    def processes(self) -> int:
+        """How many processes run tasks."""
+        return self.concurrency if self.executor == "process" else 1
+
+    @property
+    def slots_per_process(self) -> int:
+        return 1 if self.executor == "process" else self.concurrency

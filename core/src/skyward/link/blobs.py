@@ -1,0 +1,167 @@
+"""Large values as memory that is addressed by its content and can be shared without copying.
+
+The client's ``BlobStore`` turns a buffer into a ``Blob``: an anonymous memory file with a number. The same bytes are the
+same blob, so a node gets them once, whatever carried them. A node only knows numbers. Hashing everything
+would cost more than copying it (2 GB/s against 2.5), so a buffer is hashed in full only when a sample of it
+has been seen before: bytes whose sample is new can't be known already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+CACHE_BYTES = 1 << 30
+"""Bytes of unused blobs kept for the next task that carries the same; the oldest go first."""
+
+_SAMPLES = 64
+_SAMPLE_BYTES = 4096
+_WRITE_BYTES = 1 << 23
+"""Bytes a write: long enough to cost nothing, short enough for other threads to get the interpreter in between."""
+
+
+def memory_file() -> int:
+    """Return the descriptor of an empty file that lives in memory, or at least has no name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("skyward", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def write_all(fd: int, view: memoryview) -> None:
+    view = view.cast("B") if view.format != "B" or view.ndim != 1 else view
+    done, size = 0, len(view)
+    while done < size:
+        done += os.write(fd, view[done : done + _WRITE_BYTES])
+
+
+def map_file(fd: int, size: int) -> mmap.mmap:
+    """Map a file so that the holder may write to it, seen by nobody else and copied page by page only then."""
+    return mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
+
+
+class Blob:
+    """Bytes held by the client. ``refs`` counts the tasks and functions that need it; see ``BlobStore``."""
+
+    __slots__ = ("_digest", "fd", "id", "refs", "sample", "size")
+
+    def __init__(self, number: int, size: int, fd: int, sample: bytes) -> None:
+        self.id = number
+        self.size = size
+        self.fd = fd
+        self.sample = sample
+        self.refs = 0
+        self._digest = b""
+
+    def digest(self) -> bytes:
+        if not self._digest:
+            with mmap.mmap(self.fd, self.size, access=mmap.ACCESS_READ) as view:
+                self._digest = hashlib.sha256(view).digest()
+        return self._digest
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """Read the bytes in pieces, for a wire that passes no descriptors."""
+        return (os.pread(self.fd, size, start) for start in range(0, self.size, size))
+
+
+def _sample(view: memoryview) -> bytes:
+    size = len(view)
+    state = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=16)
+    step = max(1, (size - _SAMPLE_BYTES) // _SAMPLES)
+    for start in range(0, size, step):
+        state.update(view[start : start + _SAMPLE_BYTES])
+    return state.digest()
+
+
+class BlobStore:
+    """The client's blobs. ``intern`` runs on the callers' threads, the rest on the loop; ``on_drop`` on either."""
+
+    def __init__(self, on_drop: Callable[[int], None], cache_bytes: int = CACHE_BYTES) -> None:
+        self._on_drop = on_drop
+        self._limit = cache_bytes
+        self._lock = threading.Lock()
+        self._by_sample: dict[bytes, list[Blob]] = {}
+        self._idle: OrderedDict[int, Blob] = OrderedDict()
+        self._idle_bytes = 0
+        self._next = 1
+        self._closed = False
+        self.bytes_stored = 0
+
+    def intern(self, buffer: Any) -> Blob:
+        """Return the blob with these bytes, made now if they are new, with one reference that the caller owns."""
+        view = memoryview(buffer).cast("B") if not isinstance(buffer, memoryview) else buffer.cast("B")
+        sample = _sample(view)
+        with self._lock:
+            candidates = list(self._by_sample.get(sample, ()))
+            for blob in candidates:
+                self._keep(blob)
+        found: Blob | None = None
+        if candidates:
+            digest = hashlib.sha256(view).digest()
+            found = next((blob for blob in candidates if blob.digest() == digest), None)
+        for blob in candidates:
+            if blob is not found:
+                self.release(blob)
+        return found or self._add(view, sample)
+
+    def _add(self, view: memoryview, sample: bytes) -> Blob:
+        fd = memory_file()
+        try:
+            write_all(fd, view)
+        except BaseException:
+            os.close(fd)
+            raise
+        with self._lock:
+            blob = Blob(self._next, len(view), fd, sample)
+            self._next += 1
+            blob.refs = 1
+            self._by_sample.setdefault(sample, []).append(blob)
+            self.bytes_stored += blob.size
+        return blob
+
+    def _keep(self, blob: Blob) -> None:
+        blob.refs += 1
+        if self._idle.pop(blob.id, None) is not None:
+            self._idle_bytes -= blob.size
+
+    def release(self, blob: Blob) -> None:
+        """Give one reference back. The bytes stay for a while, for the next that carries them."""
+        dropped: list[Blob] = []
+        with self._lock:
+            blob.refs -= 1
+            if blob.refs or self._closed:
+                return
+            self._idle[blob.id] = blob
+            self._idle_bytes += blob.size
+            while self._idle_bytes > self._limit:
+                dropped.append(self._evict())
+        for old in dropped:
+            self._on_drop(old.id)
+            os.close(old.fd)
+
+    def _evict(self) -> Blob:
+        _, old = self._idle.popitem(last=False)
+        self._idle_bytes -= old.size
+        self.bytes_stored -= old.size
+        same = self._by_sample[old.sample]
+        same.remove(old)
+        if not same:
+            del self._by_sample[old.sample]
+        return old
+
+    def close(self) -> None:
+        """Close every descriptor. Tasks that still hold blobs must not be sent any more."""
+        with self._lock:
+            self._closed = True
+            blobs = [blob for same in self._by_sample.values() for blob in same]
+            self._by_sample.clear()
+            self._idle.clear()
+            self._idle_bytes = 0
+        for blob in blobs:
+            os.close(blob.fd)

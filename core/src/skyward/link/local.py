@@ -1,0 +1,121 @@
+"""Reaching a machine that is a folder of this computer: the same three things that SSH will do elsewhere.
+
+A link runs commands on its machine, starts the agent there, and opens wires to the sockets in the machine's folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from skyward.errors import ConnectError
+from skyward.hooks.values import LocalEndpoint
+from skyward.link import frames
+from skyward.link.agentconfig import READY_LINE, AgentConfig, agent_argv
+from skyward.link.frames import FrameError
+from skyward.link.wire import LocalWire
+
+
+class LocalLink:
+    """See the module. One per machine; everything is on the loop."""
+
+    passes_fds = True
+
+    def __init__(self, endpoint: LocalEndpoint) -> None:
+        self.root = endpoint.root
+        self._agent: asyncio.subprocess.Process | None = None
+
+    async def run(self, command: str | tuple[str, ...], env: dict[str, str]) -> tuple[int, str]:
+        """Run a shell line, or an argv, in the machine's folder; return its status and output, both streams in one."""
+        argv = ("/bin/sh", "-c", command) if isinstance(command, str) else command
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=self.root,
+            env={**os.environ, **env},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            output, _ = await process.communicate()
+        except asyncio.CancelledError:
+            os.killpg(process.pid, 9)
+            await process.wait()
+            raise
+        return process.returncode or 0, output.decode(errors="replace")
+
+    async def start_agent(self, python: str, config: AgentConfig) -> None:
+        """Start the agent and wait until its socket is there. Raises ConnectError with what it printed."""
+        process = await asyncio.create_subprocess_exec(
+            *agent_argv(python, self.root),
+            cwd=self.root,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._agent = process
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        try:
+            process.stdin.write(config.to_json())
+            await process.stdin.drain()
+            process.stdin.close()
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        line = await process.stdout.readline()
+        if line != READY_LINE:
+            said = (await process.stderr.read()).decode(errors="replace").strip()
+            status = await process.wait()
+            raise ConnectError(f"the node's agent ended with status {status} at its start: {said or 'no output'}")
+
+    async def ended(self) -> None:
+        """Return when the agent's process is gone."""
+        if self._agent is not None:
+            await self._agent.wait()
+
+    async def open(
+        self,
+        name: str,
+        greeting: dict[str, Any] | None,
+        on_frame: Callable[[int, memoryview], None],
+        on_closed: Callable[[], None],
+        on_received: Callable[[int, bool], None] = lambda size, fds: None,
+    ) -> tuple[LocalWire, dict[str, Any]]:
+        """Connect to a socket of the machine; exchange greetings first where ``greeting`` is given.
+
+        Raises OSError when nobody listens there, FrameError when who does is not ours.
+        """
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        answer: dict[str, Any] = {}
+        try:
+            await loop.sock_connect(sock, os.path.join(self.root, name))
+            if greeting is not None:
+                hello = {"protocol": frames.PROTOCOL, "fds": self.passes_fds, **greeting}
+                await loop.sock_sendall(sock, frames.json_frame(frames.HELLO, hello))
+                answer = await _read_greeting(loop, sock)
+        except BaseException:
+            sock.close()
+            raise
+        return LocalWire(sock, on_frame, on_closed, on_received), answer
+
+
+async def _read_greeting(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> dict[str, Any]:
+    async def exactly(size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            more = await loop.sock_recv(sock, size - len(data))
+            if not more:
+                raise ConnectionResetError("closed in the greeting")
+            data += more
+        return data
+
+    length, kind = frames.HEADER.unpack(await exactly(frames.HEADER.size))
+    if kind != frames.READY or length > frames.CHUNK:
+        raise FrameError("not a worker of ours")
+    return frames.read_json(memoryview(await exactly(length)))

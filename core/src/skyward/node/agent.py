@@ -1,0 +1,386 @@
+"""The agent: the one process that owns a node. It starts the workers, watches them, and ends with the machine.
+
+Single-threaded and free of asyncio, because a node's start waits for it. It never imports what the user wrote.
+It speaks JSON frames over ``<root>/agent.sock`` with the client and with its workers; tasks don't pass through it.
+
+- A worker that dies is started again; how it died is told to the client.
+- Without a word from the client for ``ttl`` seconds it ends its workers, removes its folder and exits.
+- When the agent itself dies, its workers see their connection to it close and end themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from skyward.link.agentconfig import AGENT_SOCKET, READY_LINE, AgentConfig
+from skyward.link.frames import COMMAND, HELLO, NOTICE, FrameError, Splitter, json_frame, read_json
+from skyward.node.deaths import OomCounter, describe_death
+from skyward.node.process import ChildProcess, end_group, process_identity
+
+TICK = 0.5
+"""Seconds between looks at the clock: the precision of ``ttl``."""
+GRACE = 2.0
+"""Seconds a worker has to leave its plugins' contexts after SIGTERM."""
+SILENCE = 60.0
+"""The least silence that means anything while the client is connected (it may be busy), or has not come yet."""
+MAX_START_FAILURES = 3
+_KEPT_NOTICES = 10_000
+"""Notices kept while the client is away: output lines, mostly."""
+
+
+class Connection:
+    """A peer on the agent's socket: the client, or one of our workers."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.splitter = Splitter()
+        self.worker: Child | None = None
+        self.unsent = bytearray()
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+
+class Child:
+    """A worker process: which one it is, and whether it got as far as running."""
+
+    def __init__(self, index: int, generation: int, process: ChildProcess) -> None:
+        self.index = index
+        self.generation = generation
+        self.process = process
+        self.ready = False
+        self.why = ""
+        self.partial: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+
+
+class Agent:
+    """See the module. ``run`` returns when the node is to end."""
+
+    def __init__(self, root: str, config: AgentConfig) -> None:
+        self.root = root
+        self.config = config
+        self._selector = selectors.DefaultSelector()
+        self._children: dict[int, Child] = {}
+        self._failures: dict[int, int] = {}
+        self._client: Connection | None = None
+        self._notices: deque[bytes] = deque(maxlen=_KEPT_NOTICES)
+        self._met_client = False
+        self._last_word = time.monotonic()
+        self._oom = OomCounter()
+        self._ending = False
+        self._abandoned = False
+        self._env = {**os.environ, **config.env}
+
+    def run(self) -> None:
+        listener = self._listen()
+        wakeup = self._signals()
+        with open(os.path.join(self.root, "agent.pid"), "w") as file:
+            file.write(process_identity(os.getpid()))
+        if self.config.executor == "process" and self.config.around_worker:
+            self._start(-1)
+        else:
+            self._start_workers()
+        os.write(1, READY_LINE)
+        devnull = os.open(os.devnull, os.O_RDWR)
+        os.dup2(devnull, 0)
+        os.dup2(devnull, 1)
+        while not self._ending:
+            for key, events in self._selector.select(TICK):
+                handler: Callable[[int], None] = key.data
+                handler(events)
+            self._watch_clock()
+        self._selector.unregister(wakeup)
+        listener.close()
+        self._end_children()
+        if self._abandoned:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def _listen(self) -> socket.socket:
+        path = os.path.join(self.root, AGENT_SOCKET)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        listener.listen(128)
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, lambda events: self._accept(listener))
+        return listener
+
+    def _signals(self) -> int:
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: setattr(self, "_ending", True))
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._selector.register(read, selectors.EVENT_READ, lambda events: self._reap(read))
+        return read
+
+    # connections
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            return
+        sock.setblocking(False)
+        connection = Connection(sock)
+        self._selector.register(sock, selectors.EVENT_READ, lambda events: self._on_events(connection, events))
+
+    def _on_events(self, connection: Connection, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._flush(connection)
+        if not events & selectors.EVENT_READ:
+            return
+        try:
+            data = connection.sock.recv(1 << 16)
+            for kind, body in connection.splitter.feed(data):
+                self._on_message(connection, kind, read_json(body))
+        except BlockingIOError:
+            return
+        except (OSError, FrameError, ValueError, KeyError):
+            data = b""
+        if not data:
+            self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        try:
+            self._selector.unregister(connection.sock)
+        except (KeyError, ValueError):
+            return
+        connection.sock.close()
+        if connection is self._client:
+            self._client = None
+            self._last_word = time.monotonic()
+
+    def _on_message(self, connection: Connection, kind: int, message: dict[str, Any]) -> None:
+        if kind == HELLO:
+            self._client, self._met_client = connection, True
+            while self._notices:
+                connection.unsent += self._notices.popleft()
+            self._tell({"event": "hello", "workers": self._ready_workers()})
+        if kind == HELLO or connection is self._client:
+            self._last_word = time.monotonic()
+        if kind == COMMAND:
+            self._obey(message)
+        elif kind == NOTICE:
+            self._on_worker_notice(connection, message)
+
+    def _ready_workers(self) -> list[list[int]]:
+        return [[child.index, child.generation] for child in self._children.values() if child.ready]
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        data = json_frame(NOTICE, message)
+        if self._client is None:
+            self._notices.append(data)
+        else:
+            self._client.unsent += data
+            self._flush(self._client)
+
+    def _flush(self, connection: Connection) -> None:
+        try:
+            while connection.unsent:
+                sent = connection.sock.send(connection.unsent)
+                del connection.unsent[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop(connection)
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
+        self._selector.modify(connection.sock, events, lambda ready: self._on_events(connection, ready))
+
+    def _obey(self, command: dict[str, Any]) -> None:
+        match command["do"]:
+            case "shutdown":
+                self._ending = True
+            case "facts":
+                self.config.facts = command["facts"]
+            case "kill":
+                child = self._children.get(command["index"])
+                if child is not None and child.generation == command["generation"]:
+                    child.why = command["why"]
+                    end_group(child.process.pid, signal.SIGKILL)
+            case _:
+                pass  # "ping", and whatever a newer client knows: hearing from it was the point
+
+    # workers
+
+    def _start_workers(self) -> None:
+        for index in range(self.config.processes):
+            self._start(index)
+
+    def _start(self, index: int) -> None:
+        previous = self._children.get(index)
+        generation = previous.generation + 1 if previous else 1
+        argv = [*self.config.launch, self.root, str(index), str(generation)]
+        process = ChildProcess.spawn(argv, self._env)
+        child = Child(index, generation, process)
+        self._children[index] = child
+        for fd, stream in ((process.stdout, "stdout"), (process.stderr, "stderr")):
+            self._selector.register(fd, selectors.EVENT_READ, self._output_reader(child, fd, stream))
+        self._write_pids()
+
+    def _write_pids(self) -> None:
+        """List our workers for whoever has to clean up after us, should we be killed."""
+        path = os.path.join(self.root, "pids")
+        lines = [process_identity(child.process.pid) for child in self._children.values()]
+        with open(path + "~", "w") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+        os.replace(path + "~", path)
+
+    def _on_worker_notice(self, connection: Connection, message: dict[str, Any]) -> None:
+        child = self._children.get(message["index"])
+        if child is None or child.generation != message["generation"]:
+            return
+        connection.worker = child
+        match message["event"]:
+            case "started":
+                config = json_frame(COMMAND, {"do": "start", "config": self.config.to_json().decode()})
+                connection.unsent += config
+                self._flush(connection)
+            case "ready":
+                child.ready = True
+                self._failures[child.index] = 0
+                if child.index < 0:
+                    self._env.update(message["env"])
+                    self._start_workers()
+                else:
+                    self._tell({"event": "worker-ready", "index": child.index, "generation": child.generation})
+            case "done":
+                child.why = "done"
+            case "failed":
+                child.why = "failed"
+                self._tell({"event": "failed", "index": child.index, "what": message["what"]})
+            case _:
+                pass
+
+    def _reap(self, wakeup: int) -> None:
+        try:
+            os.read(wakeup, 4096)
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for child in list(self._children.values()):
+                if child.process.pid == pid:
+                    self._on_death(child, status)
+
+    def _on_death(self, child: Child, status: int) -> None:
+        child.process.reaped = True
+        end_group(child.process.pid, signal.SIGKILL)  # what the task had started
+        for stream, fd in (("stdout", child.process.stdout), ("stderr", child.process.stderr)):
+            self._drain(child, fd, stream)
+        if self._ending:
+            return
+        if child.why == "done":  # one task a process: on to the next
+            self._start(child.index)
+            return
+        kind, cause = describe_death(status, child.why, self._oom)
+        self._tell(
+            {
+                "event": "worker-died",
+                "index": child.index,
+                "generation": child.generation,
+                "kind": kind,
+                "cause": cause,
+                "was_ready": child.ready,
+            }
+        )
+        if not child.ready:
+            self._failures[child.index] = self._failures.get(child.index, 0) + 1
+            if child.why == "failed" or self._failures[child.index] >= MAX_START_FAILURES:
+                self._tell({"event": "failed", "index": child.index, "what": f"the worker {cause} while starting"})
+                return
+        self._start(child.index)
+
+    def _end_children(self) -> None:
+        deadline = time.monotonic() + GRACE
+        left = {child.process.pid for child in self._children.values() if not child.process.reaped}
+        for pid in left:
+            end_group(pid, signal.SIGTERM)
+        while left and time.monotonic() < deadline:
+            for pid in [pid for pid in left if _reaped(pid)]:
+                end_group(pid, signal.SIGKILL)  # what its tasks had started
+                left.discard(pid)
+            if left:
+                time.sleep(0.005)
+        for pid in left:
+            end_group(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    # output that did not go through Python's sys.stdout
+
+    def _output_reader(self, child: Child, fd: int, stream: str) -> Callable[[int], None]:
+        def read(events: int) -> None:
+            try:
+                data = os.read(fd, 1 << 16)
+            except BlockingIOError:
+                return
+            if data:
+                self._on_output(child, stream, data)
+            else:
+                self._selector.unregister(fd)
+                os.close(fd)
+                child.process.forget(fd)
+
+        return read
+
+    def _drain(self, child: Child, fd: int, stream: str) -> None:
+        """Take what is left in the pipe of a dead worker. A grandchild may hold the pipe open: don't wait for it."""
+        if not child.process.holds(fd):
+            return
+        try:
+            while data := os.read(fd, 1 << 16):
+                self._on_output(child, stream, data)
+        except BlockingIOError:
+            pass
+        if child.partial[stream]:
+            self._on_output(child, stream, b"\n")
+        self._selector.unregister(fd)
+        os.close(fd)
+        child.process.forget(fd)
+
+    def _on_output(self, child: Child, stream: str, data: bytes) -> None:
+        *lines, child.partial[stream] = (child.partial[stream] + data).split(b"\n")
+        if lines:
+            text = [line.decode(errors="replace") for line in lines]
+            self._tell({"event": "output", "stream": stream, "lines": text})
+
+    def _watch_clock(self) -> None:
+        gone = self._client is None and self._met_client
+        limit = self.config.ttl if gone else max(self.config.ttl, SILENCE)
+        if time.monotonic() - self._last_word > limit:
+            self._ending = self._abandoned = True
+
+
+def _reaped(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
+
+
+def main() -> None:
+    root = sys.argv[1]
+    config = AgentConfig.from_json(sys.stdin.buffer.readline())
+    os.umask(0o077)
+    Agent(root, config).run()
+
+
+if __name__ == "__main__":
+    main()

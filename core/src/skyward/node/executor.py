@@ -1,0 +1,304 @@
+"""Runs tasks: on the main thread when there is one slot, on threads when there are more.
+
+A slot takes the oldest task, runs it in a context of its own and sends its outcome before it takes the next. The
+order of tasks is the client's, so that it knows which were running should the process die.
+
+Cancelling raises ``KeyboardInterrupt`` in the task, as Ctrl-C would: by a signal on the main thread (which
+also ends a sleep or a read), asynchronously in other threads. A thread that does not end by itself is left behind and
+its slot goes to a new one; the main thread can't be, so the client has the process ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+import inspect
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from skyward.link import frames
+from skyward.link.frames import ResultFrame, TaskFrame
+from skyward.link.pickling import Pickled, dumps_value, explain, loads
+from skyward.node.failures import pickle_failure
+from skyward.node.streams import InStream, OutStream, StreamClosed
+from skyward.runtime import current_task, shard_place
+
+ABANDON_AFTER = 2.0
+"""Seconds that a cancelled task in a thread has before its slot is given to a new thread."""
+
+
+class Running:
+    """One task under way."""
+
+    __slots__ = ("abandoned", "cancelled", "future", "interruptible", "out", "task", "thread")
+
+    def __init__(self, task: TaskFrame) -> None:
+        self.task = task
+        self.thread = threading.get_ident()
+        self.cancelled = False
+        self.abandoned = False
+        self.interruptible = False
+        self.future: Any = None
+        self.out: OutStream | None = None
+
+
+class Executor:
+    """The slots of one process. ``submit``, ``cancel`` and ``recall`` are called by the reading thread."""
+
+    def __init__(
+        self,
+        slots: int,
+        send: Callable[[bytes, tuple[int, ...]], None],
+        send_pickle: Callable[[Pickled, Callable[[bytes, tuple[int, ...]], bytes]], int],
+        function: Callable[[int], Any],
+        name: Callable[[int], str],
+        views: Callable[[tuple[int, ...]], list[memoryview]],
+        after_task: Callable[[], None],
+    ) -> None:
+        self.slots = slots
+        self._send = send
+        self._send_pickle = send_pickle
+        self._function = function
+        self._name = name
+        self._views = views
+        self._after_task = after_task
+        self._queue: queue.SimpleQueue[TaskFrame | None] = queue.SimpleQueue()
+        self._waiting: dict[int, TaskFrame] = {}
+        self._running: dict[int, Running] = {}
+        self._in_streams: dict[int, InStream] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_lock = threading.Lock()
+
+    # the reading thread
+
+    def submit(self, task: TaskFrame) -> None:
+        for stream in (task.extra or {}).get("streams", ()):
+            self._in_streams[stream] = InStream(stream, lambda data: self._send(data, ()))
+        self._waiting[task.task] = task
+        self._queue.put(task)
+
+    def recall(self, tasks: Iterable[int]) -> list[int]:
+        """Take back tasks that have not begun; return those that had not."""
+        return [task for task in tasks if self._waiting.pop(task, None) is not None]
+
+    def cancel(self, task: int) -> None:
+        if self._waiting.pop(task, None) is not None:
+            self._answer(task, frames.CANCELLED, 0)
+            return
+        running = self._running.get(task)
+        if running is None or running.cancelled:
+            return
+        running.cancelled = True
+        if running.out is not None:
+            running.out.close()
+        for stream in (running.task.extra or {}).get("streams", ()):
+            self._in_streams[stream].end(None)
+        self._interrupt(running)
+        if self.slots > 1:
+            timer = threading.Timer(ABANDON_AFTER, self._abandon, (running,))
+            timer.daemon = True
+            timer.start()
+
+    def _interrupt(self, running: Running) -> None:
+        if running.future is not None:
+            running.future.cancel()
+        elif self.slots == 1:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        elif running.interruptible:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(running.thread), ctypes.py_object(KeyboardInterrupt)
+            )
+
+    def _abandon(self, running: Running) -> None:
+        if self._running.get(running.task.task) is not running:
+            return
+        running.abandoned = True
+        del self._running[running.task.task]
+        self._start_thread()
+        self._answer(running.task.task, frames.CANCELLED, 0)
+
+    def out_stream(self, stream: int) -> OutStream | None:
+        running = self._running.get(stream)
+        return running.out if running else None
+
+    def in_stream(self, stream: int) -> InStream | None:
+        return self._in_streams.get(stream)
+
+    # the slots
+
+    def run(self) -> None:
+        """Run tasks until ``stop``; call on the main thread."""
+        if self.slots == 1:
+            signal.signal(signal.SIGINT, self._on_interrupt)
+            self._work()
+            return
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for _ in range(self.slots):
+            self._start_thread()
+        threading.Event().wait()
+
+    def _start_thread(self) -> None:
+        threading.Thread(target=self._work, name="skyward-slot", daemon=True).start()
+
+    def _on_interrupt(self, number: int, frame: Any) -> None:
+        if any(running.cancelled and running.interruptible for running in list(self._running.values())):
+            raise KeyboardInterrupt
+
+    def _work(self) -> None:
+        while True:
+            task = self._queue.get()
+            if task is None:
+                return
+            if self._waiting.pop(task.task, None) is None:
+                continue
+            running = self._running[task.task] = Running(task)
+            try:
+                self._run_one(running)
+            except KeyboardInterrupt:  # it came late, when the task was over already
+                pass
+            if running.abandoned:
+                return
+            self._after_task()
+
+    def _run_one(self, running: Running) -> None:
+        task = running.task
+        begun = time.perf_counter_ns()
+        status, pickled = frames.OK, None
+        try:
+            try:
+                running.interruptible = True
+                status, pickled = contextvars.copy_context().run(self._call, running)
+            finally:
+                running.interruptible = False
+        except BaseException as error:
+            if running.cancelled:
+                status = frames.CANCELLED
+            else:
+                status, pickled = frames.RAISED, pickle_failure(error)
+        for stream in (task.extra or {}).get("streams", ()):
+            self._in_streams.pop(stream).close()
+        if running.abandoned:
+            return
+        self._running.pop(task.task, None)
+        self._answer(task.task, status, (time.perf_counter_ns() - begun) // 1000, pickled)
+
+    def _answer(self, task: int, status: int, micros: int, pickled: Pickled | None = None) -> None:
+        micros = min(micros, 0xFFFFFFFF)
+        if pickled is None:
+            self._send(ResultFrame(task, status, micros, b"").pack(), ())
+        elif not pickled.buffers and len(pickled.data) < frames.CHUNK:
+            self._send(ResultFrame(task, status, micros, pickled.data).pack(), ())
+        else:
+            self._send_pickle(pickled, lambda data, blobs: ResultFrame(task, status, micros, data, blobs).pack())
+
+    def _call(self, running: Running) -> tuple[int, Pickled | None]:
+        task = running.task
+        name = self._name(task.code)
+        current_task.set(name)
+        function = self._function(task.code)
+        args, kwargs = self._arguments(task)
+        place = (task.extra or {}).get("place")
+        if place is not None:
+            shard_place.set((place[0], place[1]))
+        try:
+            return self._run_body(running, function, args, kwargs)
+        finally:
+            sys.stdout.finish()  # type: ignore[attr-defined]  # ours on a node: what was printed without a newline
+            sys.stderr.finish()  # type: ignore[attr-defined]
+
+    def _run_body(
+        self, running: Running, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[int, Pickled | None]:
+        task = running.task
+        value = function(*args, **kwargs)
+        del args, kwargs
+        if inspect.iscoroutine(value):
+            value = self._await(running, value)
+        if (task.extra or {}).get("out"):
+            return self._stream_out(running, value), None
+        try:
+            return frames.OK, dumps_value(value)
+        except Exception as error:
+            raise explain(error, value, "result", self._name(task.code), "back the result of") from None
+
+    def _arguments(self, task: TaskFrame) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not task.blobs:
+            args, kwargs = loads(task.data)
+        else:
+            views = self._views(task.blobs)
+            args, kwargs = loads(views[0], views[1:]) if task.data_is_blob else loads(task.data, views)
+        places = (task.extra or {}).get("places")
+        if places:
+            args = list(args)
+            for place, stream in places:
+                if isinstance(place, int):
+                    args[place] = self._in_streams[stream]
+                else:
+                    kwargs[place] = self._in_streams[stream]
+        return tuple(args), kwargs
+
+    def _await(self, running: Running, coroutine: Any) -> Any:
+        """Run a coroutine on the worker's loop; the slot waits for it."""
+        running.future = asyncio.run_coroutine_threadsafe(coroutine, self._event_loop())
+        if running.cancelled:
+            running.future.cancel()
+        try:
+            return running.future.result()
+        except KeyboardInterrupt:
+            running.future.cancel()
+            raise
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        with self._loop_lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="skyward-async", daemon=True).start()
+            return self._loop
+
+    def _stream_out(self, running: Running, value: Any) -> int:
+        out = running.out = OutStream(running.task.task, self._send_items)
+        try:
+            if running.cancelled:
+                raise StreamClosed
+            if hasattr(value, "__aiter__"):
+                self._await(running, _drain(value, out))
+            else:
+                for item in value:
+                    out.put(item)
+            out.finish()
+        except StreamClosed:
+            out.close()
+        except BaseException:
+            out.finish()
+            raise
+        finally:
+            if hasattr(value, "close"):
+                value.close()
+        return frames.STREAM_DONE
+
+    def _send_items(self, stream: int, pickled: Pickled, count: int) -> int:
+        return self._send_pickle(
+            pickled,
+            lambda data, blobs: frames.frame(
+                frames.ITEMS,
+                frames.ITEMS_HEAD.pack(stream, count, len(blobs))
+                + b"".join(map(frames.U64.pack, blobs))
+                + data,
+            ),
+        )
+
+
+async def _drain(source: Any, out: OutStream) -> None:
+    """Move an asynchronous generator's items into the stream; waiting for the window must not block the loop."""
+    loop = asyncio.get_running_loop()
+    try:
+        async for item in source:
+            await loop.run_in_executor(None, out.put, item)
+    finally:
+        await source.aclose()

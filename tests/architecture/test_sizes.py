@@ -1,0 +1,76 @@
+"""Rooms stay small: files, functions, the kernel as a whole. An exception has a reason and an end."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from house import ROOT, files
+
+FILE_LINES = 400
+FUNCTION_LINES = 60
+KERNEL_LINES = 7_000  # a person reads that in a day; what doesn't fit is a distribution of its own
+
+# "path" or "path::function" -> why it may be longer.
+EXCEPTIONS: dict[str, str] = {}
+
+
+def line_count(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def function_lines(path: Path) -> dict[str, int]:
+    """Every function's length, from ``def`` to its last line, by dotted name."""
+    lengths: dict[str, int] = {}
+
+    def walk(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            name = prefix
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                name = f"{prefix}.{child.name}" if prefix else child.name
+                if not isinstance(child, ast.ClassDef):
+                    # Overloads and property setters share a name: the longest counts.
+                    length = (child.end_lineno or child.lineno) - child.lineno + 1
+                    lengths[name] = max(length, lengths.get(name, 0))
+            walk(child, name)
+
+    walk(ast.parse(path.read_text(encoding="utf-8")), "")
+    return lengths
+
+
+def oversized() -> dict[str, str]:
+    """What is too long, by the key that EXCEPTIONS uses, each with how long it is."""
+    found: dict[str, str] = {}
+    for path in files(".py"):
+        key = path.relative_to(ROOT).as_posix()
+        if (lines := line_count(path)) > FILE_LINES:
+            found[key] = f"{lines} lines, a file has at most {FILE_LINES}"
+        for function, lines in function_lines(path).items():
+            if lines > FUNCTION_LINES:
+                found[f"{key}::{function}"] = f"{lines} lines, a function has at most {FUNCTION_LINES}"
+    return found
+
+
+def test_files_and_functions_are_small() -> None:
+    too_long = {key: why for key, why in oversized().items() if key not in EXCEPTIONS}
+    assert not too_long
+
+
+def test_every_exception_is_still_needed() -> None:
+    assert not EXCEPTIONS.keys() - oversized().keys()
+    assert all(reason.strip() for reason in EXCEPTIONS.values())
+
+
+def test_the_kernel_is_small() -> None:
+    lines = sum(line_count(path) for path in files(".py", below=ROOT / "core" / "src"))
+    assert lines <= KERNEL_LINES
+
+
+@pytest.mark.parametrize("decorated", ["", "@staticmethod\n    "])
+def test_the_ruler_measures(tmp_path: Path, decorated: str) -> None:
+    sample = tmp_path / "sample.py"
+    sample.write_text(
+        f"class A:\n    {decorated}def long():\n" + "        x = 1\n" * 70 + "\nasync def short(): ...\n"
+    )
+    assert function_lines(sample) == {"A.long": 71, "short": 1}
