@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KINDS = ("providers", "topologies", "plugins")
+KINDS = ("providers", "topologies", "plugins", "consoles")
 
 
 @cache
@@ -64,6 +64,7 @@ def test_every_test_of_a_suite_fails_for_some_defect_or_is_listed(
 
 
 UNPROVEN = {
+    "consoles": {"test_an_entry_point_gives_the_class"},
     # Static facts of a class, an installed distribution, or a repetition of a scenario that others prove.
     "providers": {
         "test_the_config_is_a_frozen_value_with_a_name",

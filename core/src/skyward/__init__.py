@@ -219,5 +219,9 @@ class _Root(ModuleType):
             return
         super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Tasks refer to `sky` all the time, and picklers know modules by their exact class.
+        return importlib.import_module, (__name__,)
+
 
 sys.modules[__name__].__class__ = _Root

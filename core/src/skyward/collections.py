@@ -56,22 +56,10 @@ def set_unavailable(reason: str | None) -> None:
     """Say that this process runs tasks, and why its nodes can't share state; None where they could.
 
     Called by the node's side at the start of each process that runs tasks, with what the topology's
-    ``collections_error()`` gave.
+    ``collections_error()`` gave: the reason, and the way out.
     """
     global _on_node, _reason
     _on_node, _reason = True, reason
-
-
-def unavailable(kind: str, reason: str | None) -> CollectionsUnavailableError:
-    """Return the error for asking for a ``kind`` (``"dict"``) where ``reason`` forbids it; also for pools."""
-    if reason is None:
-        return CollectionsUnavailableError(
-            f"sky.{kind}() needs a collections engine, and none is installed for this pool"
-        )
-    return CollectionsUnavailableError(
-        f"sky.{kind}() can't be shared: {reason}; use Options(cluster=True) with a provider whose nodes"
-        " share a network"
-    )
 
 
 def _open(kind: str, name: str, consistency: str | None = None) -> Any:
@@ -81,7 +69,8 @@ def _open(kind: str, name: str, consistency: str | None = None) -> Any:
     from skyward import active, runtime
 
     if _on_node or runtime.facts() is not None:
-        raise unavailable(kind, _reason)
+        why = _reason or "no collections engine is installed for this pool"
+        raise CollectionsUnavailableError(f"sky.{kind}() can't be shared: {why}")
     if active.active_pool.get() is not None:
         raise NotOnNodeError(f"sky.{kind}() is for tasks; here, ask the pool: pool.{kind}({name!r})")
     raise NoActivePoolError(f"sky.{kind}() belongs to the tasks of a pool, and no pool is open here")

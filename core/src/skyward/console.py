@@ -94,10 +94,11 @@ def rate_text(per_second: float) -> str:
     """Return ``12.3/s``, or per minute or hour when that is the unit with a number of 1 or more."""
     if not math.isfinite(per_second):
         return "?/s"
-    for factor, unit in ((1, "s"), (60, "min"), (3600, "h")):
-        value = per_second * factor
+    value, unit = per_second, "s"
+    for factor, longer in ((60, "min"), (3600, "h")):
         if value >= 0.95 or not value:
             break
+        value, unit = per_second * factor, longer
     return f"{value:.0f}/{unit}" if value >= 99.95 else f"{value:.1f}/{unit}"
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSnapshot:
-    """One node. ``phase``: what it is doing while it is set up, '' when it is not."""
+    """One node. ``phase``: what it is doing while it is set up, '' when it is not; ``since``: when it was rented,
+    seconds since the epoch.
+    """
 
     rank: int
     machine: str
@@ -33,7 +35,7 @@ class NodeSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCounts:
-    """Tasks of the pool since it was opened."""
+    """Tasks of the pool since it was opened. ``failed`` ones are not among the ``done``."""
 
     queued: int = 0
     running: int = 0
@@ -43,7 +45,7 @@ class TaskCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A ``map`` or a group under way. ``started``: seconds since the epoch."""
+    """A ``map`` or a group under way; gone when it ends. ``started``: seconds since the epoch."""
 
     name: str
     total: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import time
@@ -69,6 +70,24 @@ def test_they_use_public_means_only() -> None:
 def test_the_registry_names_the_strangers_distribution(acme: Any, acme_plugin: Any) -> None:
     assert registry.distribution_of(acme) == ("acme-skyward", "1.0.0")
     assert registry.distribution_of(acme_plugin) == ("acme-plugin", "1.0.0")
+
+
+def test_the_plugin_in_the_readme_works_as_it_stands(install_project: InstallProject, tmp_path: Path) -> None:
+    blocks = re.findall(r"```(\w+)\n(.*?)```", (EXAMPLES / "README.md").read_text(), re.DOTALL)
+    assert [language for language, _ in blocks[:2]] == ["toml", "python"]
+    source = tmp_path / "nice" / "src" / "skyward_nice"
+    source.mkdir(parents=True)
+    (tmp_path / "nice" / "pyproject.toml").write_text(blocks[0][1])
+    (source / "__init__.py").write_text(blocks[1][1])
+    site = install_project(tmp_path / "nice").parent
+    code = (
+        "import os, skyward as sky\n"
+        "from skyward.hooks import PoolHooks\n"
+        "before = os.nice(0)\n"
+        "assert PoolHooks([sky.plugins.nice(level=5)]).task(len) is len\n"
+        "assert os.nice(0) > before\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(site)}, check=True)
 
 
 # The provider, where it goes beyond the contract

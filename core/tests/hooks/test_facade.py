@@ -1,17 +1,16 @@
-"""The façade: order, chaining, blame, and what it refuses."""
+"""The façade: order, chaining, who is blamed for what, and which results it refuses."""
 
 from __future__ import annotations
 
-import functools
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from skyward.errors import ConfigError, InternalError, PluginApiError, PluginError
+from skyward.errors import InternalError, PluginApiError, PluginError
 from skyward.hooks import LaunchCommand, LaunchContext, PoolHooks, hookimpl
 from skyward.image import Image
 
@@ -152,39 +151,6 @@ def test_has_knows_what_is_implemented(trace: list[str]) -> None:
     assert not hooks.has("skyward_worker")
     with pytest.raises(InternalError, match="skyward_tusk"):
         hooks.has("skyward_tusk")
-
-
-def test_a_plugin_may_hide_a_hook_by_its_parameters(cluster: Any) -> None:
-    @dataclass(frozen=True)
-    class Sometimes:
-        on: bool
-
-        def implements_hook(self, name: str) -> bool:
-            return self.on or name == "skyward_task"
-
-        @hookimpl
-        def skyward_bootstrap(self) -> Sequence[str]:
-            return ("echo on",)
-
-        @hookimpl
-        def skyward_task(self, fn: Any) -> Any:
-            return fn
-
-    assert PoolHooks([Sometimes(on=True)]).bootstrap(cluster) == ("echo on",)
-    assert not PoolHooks([Sometimes(on=False)]).has("skyward_bootstrap")
-
-
-def test_a_module_can_be_a_plugin(install: Any, cluster: Any) -> None:
-    source = (
-        "from skyward.hooks import hookimpl\n"
-        "@hookimpl\n"
-        "def skyward_bootstrap(cluster):\n"
-        "    return ('echo',)\n"
-    )
-    install("modular", modules={"modular.py": source})
-    import modular  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
-
-    assert PoolHooks([modular]).bootstrap(cluster) == ("echo",)
 
 
 # Blame
@@ -408,138 +374,3 @@ def test_a_wrong_result_is_an_error_that_says_what_is_right(
 ) -> None:
     with pytest.raises(PluginApiError, match=f"skyward_{name} .*{message}"):
         call(PoolHooks([returning(f"skyward_{name}", value)]), name, cluster, info)
-
-
-# What is refused before it is ever called
-
-
-class NoHooks:
-    def close(self) -> None: ...
-
-
-class Unmarked:
-    def skyward_image(self, image: Any) -> None: ...
-
-
-class Overridden(Tracing):
-    def skyward_task(self, fn: Any) -> Any:
-        return fn
-
-
-class Misspelt:
-    @hookimpl
-    def skyward_imgae(self, image: Any) -> None: ...
-
-
-class Renamed:
-    @hookimpl(specname="skyward_image")
-    def transform(self, image: Any) -> None: ...
-
-
-class Hasty:
-    @hookimpl(tryfirst=True)
-    def skyward_image(self, image: Any) -> None: ...
-
-
-class Asynchronous:
-    @hookimpl
-    async def skyward_image(self, image: Any) -> None: ...
-
-
-class WrongArgument:
-    @hookimpl
-    def skyward_image(self, picture: Any) -> None: ...
-
-
-class DefaultArgument:
-    @hookimpl
-    def skyward_image(self, image: Any, cluster: Any = None) -> None: ...
-
-
-class KeywordOnly:
-    @hookimpl
-    def skyward_image(self, *, image: Any) -> None: ...
-
-
-class Greedy:
-    @hookimpl
-    def skyward_image(self, *args: Any) -> None: ...
-
-
-@pytest.mark.parametrize(
-    ("plugin", "message"),
-    [
-        (NoHooks(), "plugin 'NoHooks' .* implements no hook"),
-        ("torch", "plugin 'str' .* implements no hook"),
-        (None, "implements no hook"),
-        (NoHooks, r"plugins take NoHooks\(\.\.\.\), not NoHooks itself: call it"),
-        (returning, r"plugins take returning\(\.\.\.\)"),
-        (Unmarked(), "skyward_image is not marked @hookimpl"),
-        (Overridden("x", []), "skyward_task is not marked @hookimpl"),
-        (Misspelt(), r"there is no hook skyward_imgae: did you mean skyward_image\?"),
-        (Renamed(), "there is no hook transform"),
-        (Hasty(), r"uses hookimpl\(tryfirst=\.\.\.\), but the order in plugins=\[\.\.\.\] decides"),
-        (Asynchronous(), "skyward_image is a coroutine function, but hooks are synchronous"),
-        (WrongArgument(), "skyward_image has no argument 'picture'; it has image, cluster"),
-        (DefaultArgument(), "must take 'cluster' by position and without a default"),
-        (KeywordOnly(), "must take 'image' by position and without a default"),
-        (Greedy(), r"takes \*args; name the arguments image, cluster"),
-    ],
-)
-def test_what_would_silently_not_work_is_refused_at_once(plugin: object, message: str) -> None:
-    with pytest.raises(PluginApiError, match=message) as caught:
-        PoolHooks([plugin])
-    assert "\n" not in str(caught.value)
-
-
-def test_a_hook_for_a_newer_skyward_may_be_optional(trace: list[str]) -> None:
-    class Ahead(Tracing):
-        @hookimpl(optionalhook=True)
-        def skyward_hibernate(self) -> None: ...
-
-    assert PoolHooks([Ahead("a", trace)]).has("skyward_image")
-
-
-def test_attributes_that_are_no_hooks_are_left_alone(trace: list[str]) -> None:
-    class Busy(Tracing):
-        skyward_version = "1.2"
-
-        @property
-        def expensive(self) -> str:
-            raise AssertionError("nobody may evaluate this")
-
-    assert PoolHooks([Busy("a", trace)]).has("skyward_image")
-
-
-def test_one_plugin_twice_is_an_error() -> None:
-    @dataclass(frozen=True)
-    class Level:
-        n: int
-
-        @hookimpl
-        def skyward_bootstrap(self) -> Sequence[str]:
-            return (f"level {self.n}",)
-
-    same = Tracing("a", [])
-    with pytest.raises(ConfigError, match=r"plugin 'a' .* is listed twice: list it once"):
-        PoolHooks([same, same])
-    with pytest.raises(ConfigError, match="plugin 'Level'"):
-        PoolHooks([Level(1), Level(2), Level(1)])
-    assert PoolHooks([Level(1), Level(2)]).bootstrap(POOL) == ("level 1", "level 2")
-
-
-def test_a_decorated_hook_gets_its_arguments(cluster: Any) -> None:
-    def logged(hook: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(hook)
-        def wrapper(*args: Any) -> Any:
-            return hook(*args)
-
-        return wrapper
-
-    class Decorated:
-        @hookimpl
-        @logged
-        def skyward_bootstrap(self, cluster: Any) -> Sequence[str]:
-            return (cluster.name,)
-
-    assert PoolHooks([Decorated()]).bootstrap(cluster) == ("tests",)

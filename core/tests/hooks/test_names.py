@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import pickle
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
 import pytest
 import skyward
 from skyward.errors import MissingExtraError
@@ -61,7 +63,6 @@ def test_type_checkers_and_the_program_see_the_same_names() -> None:
 def test_type_checkers_and_authors_see_the_same_names_in_hooks() -> None:
     hooks: Any = importlib.import_module("skyward.hooks")
     seen = block("skyward.hooks")
-    assert seen.pop("Op") == "skyward.hooks.values"  # an alias, for annotations only
     assert seen == table(hooks._HOME, "skyward.hooks")
 
 
@@ -112,6 +113,13 @@ def test_a_public_name_wins_over_the_submodule_it_lives_in(first: str) -> None:
         f"assert sky.{first} is {first}\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_functions_that_refer_to_it_can_be_pickled() -> None:
+    assert pickle.loads(pickle.dumps(skyward)) is skyward
+    loose: Any = eval("lambda: sky.dict", {"sky": skyward})
+    again: Any = pickle.loads(cloudpickle.dumps(loose))
+    assert again() is SKY.dict
 
 
 def test_other_submodules_are_bound_as_ever() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def stage(
     lines: int = 40,
     env: Mapping[str, str] | None = None,
     redirect: str = "",
-) -> Iterator[Stage]:
+) -> Generator[Stage]:
     """Start the play with ``console`` (``package:Class``) in a terminal of this size; skip without tmux.
 
     ``redirect`` is the shell's, such as ``> file``.

@@ -19,7 +19,7 @@ import re
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -268,7 +268,7 @@ def terminal(
     lines: int = 30,
     term: str = "xterm-256color",
     stdout: bool = False,
-) -> Iterator[Callable[[], str]]:
+) -> Generator[Callable[[], str]]:
     """Make stderr a pseudo-terminal, and ``stdout`` too; yield what returns what was written, afterwards."""
     pty, fcntl = pytest.importorskip("pty"), pytest.importorskip("fcntl")
     termios = pytest.importorskip("termios")

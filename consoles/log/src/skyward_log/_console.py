@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from skyward.console import (
     LIFECYCLE,
@@ -126,7 +126,7 @@ class _LineBuffered:
     """
 
     def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream if isinstance(stream, io.TextIOWrapper) else None
+        self._stream: Any = stream if isinstance(stream, io.TextIOWrapper) else None
         if self._stream is not None:
             self._before = (self._stream.line_buffering, self._stream.write_through)
             self._set(True, False)

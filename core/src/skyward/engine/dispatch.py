@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from skyward.engine.ahead import Ahead
+from skyward.engine.deadlines import Deadlines
 from skyward.engine.lane import Lane, LaneHandler
+from skyward.engine.outcomes import crashed, interrupted, settle, timed_out
+from skyward.engine.relay import StreamRelay
 from skyward.engine.task import Outcome, Task
-from skyward.errors import NodeLostError, PoolStateError, SkywardError, TaskLostError, TaskTimeoutError
+from skyward.errors import NodeLostError, PoolStateError, SkywardError
 from skyward.events import TaskCompleted, TaskStarted
 from skyward.link import frames
 from skyward.subscriptions import publish, wanted
@@ -25,14 +29,8 @@ from skyward.subscriptions import publish, wanted
 if TYPE_CHECKING:
     from skyward.engine.loop import LoopThread
     from skyward.engine.packing import Packer
-    from skyward.engine.streams import InFeed
     from skyward.link.blobs import BlobStore
 
-PREFETCH_MICROS = 3000
-"""Work sent ahead of a lane, when tasks are known to be shorter: hides the round trip, delays nobody noticeably."""
-PREFETCH_MAX = 256
-STALL_SECONDS = 0.02
-"""Without an answer for this long, a lane's waiting tasks are recalled if somebody else is idle."""
 KILL_AFTER = 3.0
 """Seconds a cancelled task has to end before its process is ended."""
 TURN = 1000
@@ -58,7 +56,6 @@ class Dispatcher(LaneHandler):
         self._loop = loop.loop
         self._blobs = blobs
         self._packer = packer
-        self._buffer = buffer
         self._retries = retries
         self._on_pressure = on_pressure
         self._inbox: deque[Task] = deque()
@@ -69,12 +66,12 @@ class Dispatcher(LaneHandler):
         self._free: deque[Lane] = deque()
         self._touched: set[Lane] = set()
         self._flushing = False
+        self._pumping = False
         self._running: set[Task] = set()
-        self._next_deadline = float("inf")
-        self._deadline_timer: asyncio.TimerHandle | None = None
-        self._recall_timer: asyncio.TimerHandle | None = None
+        self._deadlines = Deadlines(self._loop, self._running, self._time_out)
+        self._relay = StreamRelay(loop, blobs, packer)
+        self._ahead = Ahead(self._loop, self._lanes, buffer)
         self._closed: SkywardError | None = None
-        self._streaming: dict[int, Task] = {}
         self.done = 0
         self.failed = 0
         self.last_busy = 0.0
@@ -136,9 +133,8 @@ class Dispatcher(LaneHandler):
     def close(self, error: SkywardError) -> None:
         """Fail every task that is not over, now and later."""
         self._closed = error
-        for timer in (self._deadline_timer, self._recall_timer):
-            if timer is not None:
-                timer.cancel()
+        self._deadlines.close()
+        self._ahead.close()
         self._take_in()
         tasks = [*self._queue, *(task for pinned in self._pinned.values() for task in pinned)]
         tasks += [task for lane in self._lanes for task in lane.unanswered.values()]
@@ -161,7 +157,7 @@ class Dispatcher(LaneHandler):
                 self._finish(task)
             else:
                 if task.output is not None or task.streams:
-                    self._open_streams(task)
+                    self._relay.open(task, self._deadlines.extend, self._cancel)
                 self._enqueue(task)
         if self._inbox and not self._woken:
             self._woken = True
@@ -189,7 +185,14 @@ class Dispatcher(LaneHandler):
                     return task
         return None
 
+    def _pump_soon(self) -> None:
+        """Hand out once for all the results that came in one read."""
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
     def _pump(self) -> None:
+        self._pumping = False
         now = self.now()
         useless: list[Lane] = []
         while self._free and (self._queue or self._pinned):
@@ -209,29 +212,17 @@ class Dispatcher(LaneHandler):
         if self._pinned:
             self._pinned = {rank: queue for rank, queue in self._pinned.items() if queue}
         if self._queue:
-            self._prefetch(now)
+            self._send_ahead(now)
             self._on_pressure()
 
-    def _prefetch(self, now: float) -> None:
-        ema = self._queue[0].code.ema_micros
-        ahead = self._buffer
-        if ema is not None:
-            ahead += min(PREFETCH_MAX, int(PREFETCH_MICROS / max(ema, 1.0)))
-        if not ahead:
-            return
-        share = len(self._queue) // max(1, len(self._lanes)) + 1
-        for lane in self._lanes:
-            room = min(lane.slots + ahead - lane.load, share)
-            if not lane.usable or lane.single_use:
-                continue
-            while room > 0 and self._queue:
+    def _send_ahead(self, now: float) -> None:
+        for lane, room in self._ahead.rooms(self._queue):
+            for _ in range(room):
                 task = self._next_for(lane)
                 if task is None:
                     break
                 lane.assign(task, now)
-                room -= 1
             self._touch(lane)
-        self._watch_stalls()
 
     def _touch(self, lane: Lane) -> None:
         """Have what was written to ``lane`` sent at the end of this turn of the loop."""
@@ -246,22 +237,7 @@ class Dispatcher(LaneHandler):
             lane.flush()
         self._touched.clear()
 
-    # recalling what was sent ahead
-
-    def _watch_stalls(self) -> None:
-        if self._recall_timer is None:
-            self._recall_timer = self._loop.call_later(STALL_SECONDS, self._look_for_stalls)
-
-    def _look_for_stalls(self) -> None:
-        self._recall_timer = None
-        waiting = [lane for lane in self._lanes if lane.load > lane.slots]
-        if not waiting:
-            return
-        if not self._queue and any(lane.usable and lane.load < lane.slots for lane in self._lanes):
-            for lane in waiting:
-                if self.now() - lane.last_answer > STALL_SECONDS:
-                    lane.recall()
-        self._watch_stalls()
+    # what comes back
 
     def on_recalled(self, lane: Lane, tasks: list[Task]) -> None:
         for task in reversed(tasks):
@@ -275,9 +251,7 @@ class Dispatcher(LaneHandler):
         self._running.add(task)
         task.future._is_running = True
         if task.timeout:
-            task.deadline = now + task.timeout
-            if task.deadline < self._next_deadline:
-                self._watch_deadline(task.deadline)
+            self._deadlines.watch(task, now)
         if wanted(TaskStarted):
             publish(
                 TaskStarted(
@@ -286,8 +260,13 @@ class Dispatcher(LaneHandler):
             )
 
     def on_progress(self, task: Task) -> None:
-        if task.timeout:
-            task.deadline = self.now() + task.timeout
+        self._deadlines.extend(task)
+
+    def on_credit(self, stream: int, items: int, size: int) -> None:
+        self._relay.on_credit(stream, items, size)
+
+    def on_stream_close(self, stream: int) -> None:
+        self._relay.on_close(stream)
 
     def on_result(self, lane: Lane, task: Task, status: int, micros: int, outcome: Outcome) -> None:
         self.last_busy = lane.last_answer
@@ -300,7 +279,7 @@ class Dispatcher(LaneHandler):
         self._running.discard(task)
         self._offer(lane)
         if self._queue or self._pinned:
-            self._pump()
+            self._pump_soon()
 
     def _complete(self, task: Task, status: int, outcome: Outcome) -> None:
         failed = status == frames.RAISED
@@ -310,9 +289,9 @@ class Dispatcher(LaneHandler):
         if task.output is not None:
             task.output.end(outcome.unpack()[1] if failed else None)
         elif status == frames.CANCELLED:
-            self._set_exception(task, PoolStateError(f"{task.name}() was cancelled on its node"))
+            settle(task.future, error=PoolStateError(f"{task.name}() was cancelled on its node"))
         else:
-            self._set_result(task, outcome)
+            settle(task.future, outcome)
 
     def _report(self, lane: Lane, task: Task, status: int, micros: int) -> None:
         publish(
@@ -327,22 +306,6 @@ class Dispatcher(LaneHandler):
             )
         )
 
-    @staticmethod
-    def _set_result(task: Task, outcome: Outcome) -> None:
-        if not task.future.done():
-            try:
-                task.future.set_result(outcome)
-            except Exception:  # cancelled between the two lines, on another thread
-                return
-
-    @staticmethod
-    def _set_exception(task: Task, error: BaseException) -> None:
-        if not task.future.done():
-            try:
-                task.future.set_exception(error)
-            except Exception:  # as above
-                return
-
     def _fail(self, task: Task, error: BaseException) -> None:
         if task.done:
             return
@@ -350,7 +313,7 @@ class Dispatcher(LaneHandler):
         self._finish(task)
         if task.output is not None:
             task.output.end(error)
-        self._set_exception(task, error)
+        settle(task.future, error=error)
 
     def _finish(self, task: Task) -> None:
         """Let go of what the task holds; it has its outcome, or nobody wants one."""
@@ -363,9 +326,8 @@ class Dispatcher(LaneHandler):
         if not self._unfinished:
             self._idle.set()
         self._running.discard(task)
-        self._streaming.pop(task.id, None)
-        for feed in task.streams:
-            feed.stop()
+        if task.streams:
+            self._relay.close(task)
         for blob in task.blobs:
             self._blobs.release(blob)
         self._packer.release(task.code)
@@ -392,97 +354,10 @@ class Dispatcher(LaneHandler):
         if task.id in lane.unanswered and task.lane is lane and lane.usable:
             lane.node.end_worker(lane, why)
 
-    # time
-
-    def _watch_deadline(self, deadline: float) -> None:
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
-        self._next_deadline = deadline
-        self._deadline_timer = self._loop.call_at(deadline, self._look_for_timeouts)
-
-    def _look_for_timeouts(self) -> None:
-        self._deadline_timer = None
-        self._next_deadline = float("inf")
-        now = self.now()
-        for task in list(self._running):
-            if not task.timeout:
-                continue
-            if task.output is not None and not task.output.is_waiting:
-                task.deadline = now + task.timeout  # its consumer is the slow one
-            if task.deadline <= now:
-                self._time_out(task)
-        deadlines = [task.deadline for task in self._running if task.timeout]
-        if deadlines:
-            self._watch_deadline(min(deadlines))
-
     def _time_out(self, task: Task) -> None:
         lane: Lane = task.lane
-        self._fail(
-            task,
-            TaskTimeoutError(
-                f"{task.name}() on node {lane.node.rank} ran longer than {task.timeout:g} s; give it more with "
-                f".with_timeout(seconds) or Options(default_compute_timeout=...)",
-                task=task.name,
-                rank=lane.node.rank,
-            ),
-        )
+        self._fail(task, timed_out(task, lane.node.rank))
         self._stop(lane, task, f"a task ran longer than {task.timeout:g} s and did not end when cancelled")
-
-    # streams
-
-    def _open_streams(self, task: Task) -> None:
-        self._streaming[task.id] = task
-        for feed in task.streams:
-            feed.send = lambda feed, count, pickled: self._thread.call(self._send_items, task, feed, count, pickled)
-            feed.send_end = lambda feed, error: self._thread.call(self._send_end, task, feed, error)
-        if task.output is not None:
-            task.output.give_credit = lambda items, size: self._thread.call(self._give_credit, task, items, size)
-            task.output.stop_remote = lambda: self._thread.call(self._cancel, task)
-
-    def _send_items(self, task: Task, feed: object, count: int, pickled: object) -> None:
-        from skyward.engine.streams import InFeed
-        from skyward.link.pickling import Pickled
-
-        lane: Lane | None = task.lane
-        if lane is None or task.done or not isinstance(feed, InFeed) or not isinstance(pickled, Pickled):
-            return
-        data, blobs, _ = self._packer.store(pickled, [self._blobs.intern(view) for view in pickled.buffers])
-        for blob in blobs:
-            lane.send_blob(blob)
-        numbers = b"".join(frames.U64.pack(blob.id) for blob in blobs)
-        head = frames.ITEMS_HEAD.pack(feed.number, count, len(blobs))
-        lane.write(frames.frame(frames.ITEMS, head + numbers + data))
-        lane.flush()
-        for blob in blobs:
-            self._blobs.release(blob)
-
-    def _send_end(self, task: Task, feed: object, error: bytes | None) -> None:
-        from skyward.engine.streams import InFeed
-
-        lane: Lane | None = task.lane
-        if lane is None or task.done or not isinstance(feed, InFeed):
-            return
-        status = frames.OK if error is None else frames.RAISED
-        lane.write(frames.frame(frames.STREAM_END, frames.STREAM_END_HEAD.pack(feed.number, status) + (error or b"")))
-        lane.flush()
-
-    def _give_credit(self, task: Task, items: int, size: int) -> None:
-        lane: Lane | None = task.lane
-        if lane is not None and not task.done:
-            self.on_progress(task)
-            lane.write(frames.frame(frames.CREDIT, frames.CREDIT_BODY.pack(task.id, items, size)))
-            lane.flush()
-
-    def on_credit(self, stream: int, items: int, size: int) -> None:
-        for feed in self._feeds(stream):
-            feed.credit(items, size)
-
-    def on_stream_close(self, stream: int) -> None:
-        for feed in self._feeds(stream):
-            feed.stop()
-
-    def _feeds(self, stream: int) -> Iterable[InFeed]:
-        return [feed for task in self._streaming.values() for feed in task.streams if feed.number == stream]
 
     # losing a process
 
@@ -502,7 +377,7 @@ class Dispatcher(LaneHandler):
             if not began:
                 self._enqueue(task, first=True)
             elif kind in ("crash", "oom"):
-                self._fail(task, self._crashed(task, rank, cause, len(running)))
+                self._fail(task, crashed(task, rank, cause, len(running)))
             else:
                 self._lost(task, rank, cause)
         lane.close()
@@ -513,21 +388,7 @@ class Dispatcher(LaneHandler):
         if task.attempts <= self._retries and task.can_retry:
             self._enqueue(task, first=True)
             return
-        tries = f"{task.attempts} times, more than retry_on_interruption allows" if task.can_retry else "while streaming"
-        self._fail(
-            task, NodeLostError(f"{task.name}() was lost {tries}; last on node {rank}: its process {cause}", rank=rank)
-        )
-
-    @staticmethod
-    def _crashed(task: Task, rank: int, cause: str, running: int) -> TaskLostError:
-        also = (
-            f" ({running} tasks ran in that process: Worker(executor='process') keeps them apart)"
-            if running > 1
-            else ""
-        )
-        return TaskLostError(
-            f"{task.name}() on node {rank} did not end: its worker process {cause}{also}", task=task.name, rank=rank
-        )
+        self._fail(task, interrupted(task, rank, cause))
 
     def abandon_rank(self, rank: int, reason: str) -> None:
         """Fail the tasks pinned to a node that will not come back."""

@@ -7,29 +7,18 @@ task of its own. Whatever the pool started is in ``_tasks`` and is gone after ``
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import time
 import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from skyward.engine.autoscale import Limits, Load, desired_nodes
+from skyward.engine.bringup import NodeFactory
 from skyward.engine.dispatch import Dispatcher
 from skyward.engine.market import Candidate, Market
-from skyward.engine.node import Node
 from skyward.engine.packing import Packer
-from skyward.engine.setup import agent_config, bootstrap, check_local_image
-from skyward.errors import (
-    BootstrapError,
-    ConfigError,
-    CredentialsError,
-    NoOffersError,
-    PluginError,
-    PoolStateError,
-    ProvisioningError,
-    SkywardError,
-)
+from skyward.engine.picture import picture
+from skyward.engine.scaling import Scaler
+from skyward.errors import PoolStateError, SkywardError
 from skyward.events import (
     ClusterDestroyed,
     ClusterProvisioned,
@@ -39,7 +28,6 @@ from skyward.events import (
     InstanceBootstrapped,
     InstanceDestroyed,
     InstancePreempted,
-    InstanceProvisioned,
     InstanceReplaced,
     InstanceRequested,
     Log,
@@ -48,27 +36,24 @@ from skyward.events import (
 from skyward.hooks.facade import PoolHooks
 from skyward.hooks.values import Cluster, Formation, Member, PoolRef
 from skyward.link.blobs import BlobStore
-from skyward.link.local import LocalLink
-from skyward.link.modules import Project
-from skyward.snapshot import PoolSnapshot, Progress, ScalingSnapshot, TaskCounts
-from skyward.spec import Nodes, PoolState
+from skyward.spec import PoolState
 from skyward.subscriptions import publish
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from skyward.engine.loop import LoopThread
+    from skyward.engine.node import Node
     from skyward.engine.task import Batch
     from skyward.hooks.ports import ProviderConfig, Topology
     from skyward.hooks.values import Machine
-    from skyward.spec import PoolSpec, Spec
+    from skyward.link.local import LocalLink
+    from skyward.link.modules import Project
+    from skyward.snapshot import PoolSnapshot
+    from skyward.spec import Nodes, PoolSpec, Spec
 
-PRESSURE_DELAY = 0.05
-"""Seconds tasks must have been queued before the pool thinks of growing: a burst that is gone by then needs no node."""
 LOG_KEPT = 10_000
 """Lines of output kept for ``pool.logs()``."""
-FATAL = (ConfigError, CredentialsError, PluginError, BootstrapError, NoOffersError)
-"""What trying again would not change."""
 
 
 class PoolEngine:
@@ -101,28 +86,39 @@ class PoolEngine:
             on_pressure=self._on_pressure,
         )
         self.started = time.time()
-        self.nodes_wanted = self.spec.nodes
         self.batches: dict[int, Batch] = {}
         self.log: deque[Log] = deque(maxlen=LOG_KEPT)
         self._specs = specs
         self._loop = loop.loop
-        self._project = project
         self._market = Market(specs, selection)
         self._chosen: Candidate | None = None
-        self._desired = self.nodes_wanted.desired
         self._nodes: dict[int, Node] = {}
         self._bringing: dict[int, asyncio.Task[None]] = {}
-        self._phases: dict[int, Node | None] = {}
+        self._phases: dict[int, Node] = {}
         self._lost: dict[int, str] = {}
-        self._failures: dict[int, list[BaseException]] = {}
         self._ready = asyncio.Event()
         self._failure: BaseException | None = None
         self._provisioned = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._links: dict[str, LocalLink] = {}
-        self._last_change = 0.0
-        self._pressure: asyncio.TimerHandle | None = None
         self._spent = 0.0
+        self._scaler = Scaler(loop.loop, self.spec, self._nodes, self._want)
+        self._factory = NodeFactory(
+            self.ref,
+            self._market,
+            self.dispatcher,
+            self.hooks,
+            topology,
+            project,
+            cluster=self.cluster,
+            facts=self._facts,
+            on_lost=self._on_lost,
+            on_log=self.log.append,
+            on_machine=self._on_machine,
+        )
+
+    @property
+    def _desired(self) -> int:
+        return self._scaler.desired
 
     @property
     def slots_per_node(self) -> int:
@@ -133,7 +129,7 @@ class PoolEngine:
         return Cluster(
             name=self.name,
             provider=self._specs[0][2].provider_name,
-            nodes=self.nodes_wanted,
+            nodes=self._scaler.bounds,
             accelerator=self.spec.accelerator,
             worker=self.spec.worker,
             topology=self.topology.topology_name,
@@ -150,7 +146,7 @@ class PoolEngine:
             await provider.prepare(self.ref)
         self.state = PoolState.PROVISIONING
         self._reconcile()
-        self._spawn(self._tick())
+        self._run(self._tick())
         await self._ready.wait()
         if self._failure is not None:
             raise self._failure
@@ -165,8 +161,7 @@ class PoolEngine:
             await self._drain()
         self.state = PoolState.SHUTTING_DOWN
         self.dispatcher.close(PoolStateError(f"the pool {self.name!r} was closed before the task was done"))
-        if self._pressure is not None:
-            self._pressure.cancel()
+        self._scaler.close()
         for task in self._tasks:
             task.cancel()
         for node in self._nodes.values():
@@ -214,6 +209,14 @@ class PoolEngine:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something that nobody waits for."""
+        self._spawn(coroutine).add_done_callback(self._report)
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            publish(Error(pool=self.name, message=f"{type(error).__name__}: {error}"))
+
     # nodes
 
     @property
@@ -237,121 +240,49 @@ class PoolEngine:
         for rank, node in self._nodes.items():
             if rank >= self._desired and node.status == "ready":
                 node.drain()
-                self._spawn(self._retire(node))
+                self._run(self._retire(node))
                 self._membership_changed()
 
     async def _bring_up(self, rank: int) -> None:
-        attempts: list[BaseException] = []
+        old = self._lost.get(rank, "")
+        began = time.monotonic()
+        provider = self._market.candidates[0].provider_name
+        publish(InstanceRequested(pool=self.name, node=rank, provider=provider, replacing=old))
         try:
-            while True:
-                try:
-                    await self._raise_node(rank)
-                    return
-                except SkywardError as error:
-                    attempts.append(error)
-                    if isinstance(error, FATAL) or len(attempts) >= self.spec.max_provision_attempts:
-                        self._give_up(rank, attempts)
-                        return
-                    publish(Error(pool=self.name, message=f"node {rank}, attempt {len(attempts)}: {error}"))
-                await asyncio.sleep(self.spec.provision_retry_delay)
+            node, link, candidate = await self._factory.make(rank)
+        except SkywardError as error:
+            self._give_up(rank, error)
+            return
         finally:
             self._bringing.pop(rank, None)
             self._phases.pop(rank, None)
-
-    def _give_up(self, rank: int, attempts: list[BaseException]) -> None:
-        """A node can't be had. Before the pool is usable that ends it; later, the next tick tries again."""
-        last = attempts[-1]
-        if self._ready.is_set():
-            publish(Error(pool=self.name, message=f"node {rank} can't be brought up: {last}"))
-            return
-        if len(attempts) > 1:
-            last = ProvisioningError(f"node {rank} could not be brought up in {len(attempts)} attempts: {last}", attempts)
-        self._failure = last
-        publish(Error(pool=self.name, message=str(last), fatal=True))
-        self._ready.set()
-
-    async def _raise_node(self, rank: int) -> None:
-        """Rent one machine and turn it into a ready node; a machine that does not become one is ended."""
-        old = self._lost.get(rank, "")
-        began = time.monotonic()
-        publish(
-            InstanceRequested(
-                pool=self.name, node=rank, provider=self._market.candidates[0].provider_name, replacing=old
-            )
-        )
-        candidate, machine = await self._market.launch(self.ref, rank, owner=f"{os.uname().nodename}:{os.getpid()}")
-        node: Node | None = None
-        try:
-            machine = await self._reachable(candidate, machine)
-            node = Node(self.name, rank, machine, candidate.provider_name, self.dispatcher, on_lost=self._on_lost, on_log=self.log.append)
-            self._phases[rank] = node
-            publish(InstanceProvisioned(pool=self.name, instance=node.instance))
-            self._note_provisioned(candidate)
-            await self._set_up(node, candidate, machine)
-        except BaseException:
-            if node is not None:
-                node.close()
-            await asyncio.shield(candidate.provider.terminate([machine.id]))
-            raise
         self._nodes[rank] = node
         self._chosen = candidate
+        self._run(self._watch(node, link))
         publish(InstanceBootstrapped(pool=self.name, instance=node.instance, seconds=time.monotonic() - began))
         if self._lost.pop(rank, None):
             publish(InstanceReplaced(pool=self.name, old_id=old, new=node.instance))
         self._membership_changed()
-        if self.ready_count >= min(self.nodes_wanted.floor, self._desired):
+        if self.ready_count >= min(self._scaler.bounds.floor, self._desired):
             self._ready.set()
         if rank >= self._desired:
             self._reconcile()
 
-    def _note_provisioned(self, candidate: Candidate) -> None:
-        machines = sum(node is not None for node in self._phases.values()) + len(self._nodes)
-        if not self._provisioned and machines >= self.nodes_wanted.floor:
+    def _give_up(self, rank: int, error: SkywardError) -> None:
+        """A node can't be had. Before the pool is usable that ends it; later, the next tick tries again."""
+        if self._ready.is_set():
+            publish(Error(pool=self.name, message=f"node {rank} can't be brought up: {error}"))
+            return
+        self._failure = error
+        publish(Error(pool=self.name, message=str(error), fatal=True))
+        self._ready.set()
+
+    def _on_machine(self, node: Node, candidate: Candidate) -> None:
+        self._phases[node.rank] = node
+        machines = len(self._phases) + len(self._nodes)
+        if not self._provisioned and machines >= self._scaler.bounds.floor:
             self._provisioned = True
             publish(ClusterProvisioned(pool=self.name, provider=candidate.provider_name, nodes=machines))
-
-    async def _reachable(self, candidate: Candidate, machine: Machine) -> Machine:
-        """Wait until the provider tells where the machine can be reached."""
-        async with asyncio.timeout(self.spec.provision_timeout):
-            while machine.endpoint is None:
-                await asyncio.sleep(1.0)
-                listed = {other.id: other for other in await candidate.provider.machines(self.ref)}
-                if machine.id not in listed:
-                    raise ProvisioningError(f"machine {machine.id} disappeared before it could be reached")
-                machine = listed[machine.id]
-        return machine
-
-    async def _set_up(self, node: Node, candidate: Candidate, machine: Machine) -> None:
-        assert machine.endpoint is not None
-        link = LocalLink(machine.endpoint)
-        spec = candidate.resolved
-        image = self.hooks.image(spec.image, self.cluster())
-        node.status = "bootstrapping"
-        for remark in check_local_image(image):
-            publish(Error(pool=self.name, message=remark))
-        env = await bootstrap(node, link, image, self.hooks.bootstrap(self.cluster()))
-        config = agent_config(
-            spec,
-            self.hooks,
-            self._project,
-            rank=node.rank,
-            facts=self._facts(node.rank, machine),
-            env=env,
-            no_collections=self.topology.collections_error(),
-            python=sys.executable,
-        )
-        try:
-            async with asyncio.timeout(spec.bootstrap_timeout):
-                await node.start(link, sys.executable, config)
-        except TimeoutError:
-            raise BootstrapError(
-                f"node {node.rank} was not ready {spec.bootstrap_timeout:g} s after its start "
-                f"(phase {node.phase or 'agent'}); Options(bootstrap_timeout=...) waits longer",
-                phase=node.phase or "agent",
-                rank=node.rank,
-                machine=machine.id,
-            ) from None
-        self._spawn(self._watch(node, link))
 
     async def _watch(self, node: Node, link: LocalLink) -> None:
         await link.ended()
@@ -367,7 +298,7 @@ class PoolEngine:
         self._lost[node.rank] = node.machine.id
         self._account(node)
         self._membership_changed()
-        self._spawn(self._end_machine(node))
+        self._run(self._end_machine(node))
         self._reconcile()
 
     async def _end_machine(self, node: Node) -> None:
@@ -414,101 +345,43 @@ class PoolEngine:
 
     def resize(self, nodes: Nodes) -> None:
         """Want another number of nodes from now on."""
-        self.nodes_wanted = nodes
+        self._scaler.bounds = nodes
         self._want(nodes.desired, "resize")
 
     def _want(self, desired: int, reason: str) -> None:
         if desired == self._desired:
             return
-        self._desired = desired
-        self._last_change = self._loop.time()
+        self._scaler.changed(desired)
         publish(ScalingChanged(pool=self.name, desired=desired, reason=reason))
         self._reconcile()
 
     def _on_pressure(self) -> None:
-        if self.nodes_wanted.auto_scaling and self._pressure is None and self._desired < self.nodes_wanted.ceiling:
-            since = self._loop.time() - self._last_change
-            wait = max(PRESSURE_DELAY, self.spec.autoscale_cooldown - since if self._last_change else 0.0)
-            self._pressure = self._loop.call_later(wait, self._autoscale)
-
-    def _autoscale(self) -> None:
-        self._pressure = None
-        now, dispatcher = self._loop.time(), self.dispatcher
-        load = Load(
-            queued=dispatcher.queued,
-            running=dispatcher.running,
-            nodes=self._desired,
-            slots_per_node=self.slots_per_node,
-            idle_seconds=self._idle_seconds(now),
-            since_change=now - self._last_change if self._last_change else float("inf"),
-        )
-        limits = Limits(
-            floor=self.nodes_wanted.desired,
-            ceiling=self.nodes_wanted.ceiling,
-            cooldown=self.spec.autoscale_cooldown,
-            idle_timeout=self.spec.autoscale_idle_timeout,
-        )
-        desired = desired_nodes(load, limits)
-        self._want(desired, f"{load.queued} tasks queued" if desired > self._desired else "idle")
-
-    def _idle_seconds(self, now: float) -> tuple[float, ...]:
-        """How long the highest ranks have been idle: only they can go, from the top, and a busy one keeps the rest."""
-        idle: list[float] = []
-        for rank in range(self._desired - 1, -1, -1):
-            node = self._nodes.get(rank)
-            if node is None or node.status != "ready" or node.busy:
-                break
-            idle.append(now - node.idle_since)
-        return tuple(idle)
+        self._scaler.on_pressure(self.dispatcher)
 
     async def _tick(self) -> None:
-        interval = self.spec.reconcile_tick_interval
-        if self.nodes_wanted.auto_scaling:
-            interval = min(interval, max(0.1, self.spec.autoscale_idle_timeout / 4))
         while True:
-            await asyncio.sleep(interval)
-            if self.nodes_wanted.auto_scaling and self._ready.is_set():
-                self._autoscale()
+            await asyncio.sleep(self._scaler.tick_seconds())
+            if self._ready.is_set():
+                self._scaler.ask(self.dispatcher)
             self._reconcile()
 
     def _drop(self, blobs: list[int], codes: list[int]) -> None:
         self.dispatcher.drop(blobs=blobs, codes=codes)
 
-    # what people see
-
     def snapshot(self) -> PoolSnapshot:
         """Describe the pool as it is. Safe from any thread: reads only, and a torn read shows a moment's difference."""
-        nodes = [*self._nodes.values(), *(node for node in list(self._phases.values()) if node is not None)]
-        unique = {node.rank: node for node in nodes}
-        now, dispatcher = time.time(), self.dispatcher
-        rate = sum(node.machine.usd_per_hour for node in unique.values())
-        running = sum((now - node.since) / 3600 * node.machine.usd_per_hour for node in self._nodes.values())
-        return PoolSnapshot(
-            name=self.name,
-            provider=self._specs[0][2].provider_name,
-            phase=self.state,
-            nodes=tuple(unique[rank].snapshot() for rank in sorted(unique)),
-            tasks=TaskCounts(
-                queued=dispatcher.queued,
-                running=dispatcher.running,
-                done=dispatcher.done,
-                failed=dispatcher.failed,
-            ),
-            scaling=ScalingSnapshot(
-                desired=self._desired,
-                min=self.nodes_wanted.floor,
-                max=self.nodes_wanted.ceiling,
-                pending=len(self._bringing),
-                draining=sum(node.status == "draining" for node in unique.values()),
-                is_elastic=self.nodes_wanted.auto_scaling,
-            ),
-            progress=tuple(
-                Progress(name=batch.name, total=batch.total, done=batch.done, started=batch.started)
-                for batch in list(self.batches.values())
-            ),
+        nodes = {node.rank: node for node in (*self._nodes.values(), *self._phases.values())}
+        return picture(
+            self.name,
+            self._specs[0][2].provider_name,
+            self.state,
+            [nodes[rank] for rank in sorted(nodes)],
+            self.dispatcher,
+            self._scaler,
+            list(self.batches.values()),
+            pending=len(self._bringing),
             started=self.started,
-            usd_per_hour=rate,
-            cost_usd=self._spent + running,
+            spent=self._spent,
         )
 
 

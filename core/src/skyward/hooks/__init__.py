@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from skyward.hooks.values import Machine as Machine
     from skyward.hooks.values import Member as Member
     from skyward.hooks.values import Offer as Offer
+    from skyward.hooks.values import Op as Op
     from skyward.hooks.values import Op as Op  # an alias: it exists in annotations only
     from skyward.hooks.values import PoolRef as PoolRef
     from skyward.hooks.values import Wanted as Wanted
@@ -47,7 +48,7 @@ _TABLE = {
     "registry": "COLLECTIONS CONSOLES GROUPS PLUGINS PROVIDERS TOPOLOGIES distribution_of find names",
     "specs": "hookimpl",
     "values": "Claim Cluster Endpoint Formation LaunchCommand LaunchContext LocalEndpoint Machine Member"
-    " Offer PoolRef Wanted",
+    " Offer Op PoolRef Wanted",
 }
 _HOME = {name: module for module, exported in _TABLE.items() for name in exported.split()}
 

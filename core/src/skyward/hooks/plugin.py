@@ -105,6 +105,7 @@ class Plugin:
         return tuple(function for function in given if function is not None)
 
     def implements_hook(self, name: str) -> bool:
+        """Say whether a function was given for the hook ``name``; asked by the façade when a pool opens."""
         return getattr(self, _FIELD_OF[name]) is not None
 
     @hookimpl

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class ProviderConfig(Protocol):
-    """What ``sky.AWS(...)`` makes: a frozen value with the user's settings, cheap to build, no I/O.
+    """What ``sky.<Provider>(...)`` makes: a frozen value with the user's settings, cheap to build, no I/O.
 
     The entry point in the group ``skyward.providers`` points at the class.
     """
 
     provider_name: ClassVar[str]
-    """The entry point's name: ``aws``."""
+    """The entry point's name, in lower case."""
 
     cluster: ClassVar[bool]
     """Whether nodes of this provider can reach each other unless the user says otherwise."""
@@ -78,9 +78,13 @@ class PoolView(Protocol):
     """What a console may ask of the pool it shows; safe from any thread, never blocks."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The pool's name, as its events carry it."""
+        ...
 
-    def snapshot(self) -> PoolSnapshot: ...
+    def snapshot(self) -> PoolSnapshot:
+        """Return the pool as it is now."""
+        ...
 
 
 @runtime_checkable
@@ -99,13 +103,21 @@ class Console(Protocol):
     handles: ClassVar[tuple[type[Event], ...]]
     """The event types it wants; subclasses are included."""
 
-    def start(self, view: PoolView) -> None: ...
+    def start(self, view: PoolView) -> None:
+        """Begin to show ``view``."""
+        ...
 
-    def handle(self, event: Event) -> None: ...
+    def handle(self, event: Event) -> None:
+        """Show one event, of a type that ``handles`` names."""
+        ...
 
-    def tick(self) -> None: ...
+    def tick(self) -> None:
+        """Draw what changes with time."""
+        ...
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Show the end, and give the terminal back. Idempotent."""
+        ...
 
 
 @runtime_checkable

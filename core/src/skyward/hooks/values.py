@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from skyward.accelerators import Accelerator
     from skyward.spec import AllocationStrategy, Architecture, Nodes, Worker
 
-    type Op = str | tuple[str, ...]
-    """One bootstrap operation: a shell line, or an argv that no shell sees."""
+type Op = str | tuple[str, ...]
+"""One bootstrap operation: a shell line, or an argv that no shell sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class Offer:
     memory_gb: float = 0
     disk_gb: float = 0
     architecture: str = ""
-    specific: Mapping[str, Any] = field(default_factory=dict)
+    specific: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-CACHE_BYTES = 1 << 30
-"""Bytes of unused blobs kept for the next task that carries the same; the oldest go first."""
+CACHE_BYTES = 1 << 29
+"""Bytes of unused blobs kept for the next task that carries the same; the oldest go first, the last one stays.
+
+More would not be found again more often, and memory that a process has never had is slow to get on virtual machines.
+"""
 
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096
@@ -139,7 +142,7 @@ class BlobStore:
                 return
             self._idle[blob.id] = blob
             self._idle_bytes += blob.size
-            while self._idle_bytes > self._limit:
+            while self._idle_bytes > self._limit and len(self._idle) > 1:
                 dropped.append(self._evict())
         for old in dropped:
             self._on_drop(old.id)

@@ -20,7 +20,7 @@ class Acme:
     """
 
     provider_name: ClassVar[str] = "acme"
-    cluster: ClassVar[bool] = True
+    cluster: ClassVar[bool] = False  # Acme rents no network between machines
 
     home: str | None = None
     capacity: int = 8

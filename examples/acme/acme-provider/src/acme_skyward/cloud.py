@@ -19,7 +19,7 @@ from skyward.hooks import LocalEndpoint, Machine, Offer
 from acme_skyward import folders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from skyward.hooks import Claim, PoolRef, Wanted
 
@@ -141,7 +141,7 @@ def satisfies(offer: Offer, wanted: Wanted) -> bool:
 
 
 @contextmanager
-def told_as_ours() -> Iterator[None]:
+def told_as_ours() -> Generator[None]:
     """Turn the vendor's errors, here the file system's, into Skyward's. The one place that does."""
     try:
         yield

@@ -1,0 +1,167 @@
+"""One rank from nothing to a ready node: rent a machine, reach it, set it up, start its workers.
+
+What fails on the way ends the machine again, and is tried again where that may help.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from skyward.engine.node import Node
+from skyward.engine.setup import agent_config, bootstrap, check_local_image
+from skyward.errors import (
+    BootstrapError,
+    ConfigError,
+    CredentialsError,
+    NoOffersError,
+    PluginError,
+    ProvisioningError,
+    SkywardError,
+)
+from skyward.events import Error, InstanceProvisioned, Log
+from skyward.link.local import LocalLink
+from skyward.subscriptions import publish
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from skyward.engine.dispatch import Dispatcher
+    from skyward.engine.market import Candidate, Market
+    from skyward.hooks.facade import PoolHooks
+    from skyward.hooks.ports import Topology
+    from skyward.hooks.values import Cluster, Machine, PoolRef
+    from skyward.link.modules import Project
+
+FATAL = (ConfigError, CredentialsError, PluginError, BootstrapError, NoOffersError)
+"""What trying again would not change."""
+LISTING_SECONDS = 1.0
+"""Between two looks at whether a new machine has got an address."""
+
+
+class NodeFactory:
+    """Makes the nodes of one pool. The callables are the pool's: what it knows and wants to hear."""
+
+    def __init__(
+        self,
+        pool: PoolRef,
+        market: Market,
+        dispatcher: Dispatcher,
+        hooks: PoolHooks,
+        topology: Topology,
+        project: Project,
+        *,
+        cluster: Callable[[], Cluster],
+        facts: Callable[[int, Machine], dict[str, Any]],
+        on_lost: Callable[[Node, str], None],
+        on_log: Callable[[Log], None],
+        on_machine: Callable[[Node, Candidate], None],
+    ) -> None:
+        self._pool = pool
+        self._market = market
+        self._dispatcher = dispatcher
+        self._hooks = hooks
+        self._topology = topology
+        self._project = project
+        self._cluster = cluster
+        self._facts = facts
+        self._on_lost = on_lost
+        self._on_log = on_log
+        self._on_machine = on_machine
+        self._remarks: set[str] = set()
+
+    async def make(self, rank: int) -> tuple[Node, LocalLink, Candidate]:
+        """Return a ready node, tried as often as the spec allows. Raises the last error when none of that helped."""
+        spec = self._market.candidates[0].resolved
+        attempts: list[BaseException] = []
+        while True:
+            try:
+                return await self._try(rank)
+            except FATAL:
+                raise
+            except SkywardError as error:
+                attempts.append(error)
+                if len(attempts) >= spec.max_provision_attempts:
+                    message = f"node {rank} could not be brought up in {len(attempts)} attempts: {error}"
+                    raise ProvisioningError(message, attempts) from error
+                publish(Error(pool=self._pool.name, message=f"node {rank}, attempt {len(attempts)}: {error}"))
+            await asyncio.sleep(spec.provision_retry_delay)
+
+    async def _try(self, rank: int) -> tuple[Node, LocalLink, Candidate]:
+        """Make a node, or end the machine that did not become one."""
+        candidate, machine = await self._market.launch(self._pool, rank, owner=f"{os.uname().nodename}:{os.getpid()}")
+        node: Node | None = None
+        try:
+            machine = await self._reachable(candidate, machine)
+            node = Node(
+                self._pool.name,
+                rank,
+                machine,
+                candidate.provider_name,
+                self._dispatcher,
+                on_lost=self._on_lost,
+                on_log=self._on_log,
+            )
+            publish(InstanceProvisioned(pool=self._pool.name, instance=node.instance))
+            self._on_machine(node, candidate)
+            link = await self._set_up(node, candidate, machine)
+        except BaseException:
+            if node is not None:
+                node.close()
+            await asyncio.shield(candidate.provider.terminate([machine.id]))
+            raise
+        return node, link, candidate
+
+    async def _reachable(self, candidate: Candidate, machine: Machine) -> Machine:
+        """Wait until the provider tells where the machine can be reached."""
+        try:
+            async with asyncio.timeout(candidate.resolved.provision_timeout):
+                while machine.endpoint is None:
+                    await asyncio.sleep(LISTING_SECONDS)
+                    listed = {other.id: other for other in await candidate.provider.machines(self._pool)}
+                    if machine.id not in listed:
+                        raise ProvisioningError(f"machine {machine.id} disappeared before it could be reached")
+                    machine = listed[machine.id]
+        except TimeoutError:
+            raise ProvisioningError(
+                f"machine {machine.id} had no address {candidate.resolved.provision_timeout:g} s after its launch; "
+                "Options(provision_timeout=...) waits longer"
+            ) from None
+        return machine
+
+    async def _set_up(self, node: Node, candidate: Candidate, machine: Machine) -> LocalLink:
+        assert machine.endpoint is not None
+        link = LocalLink(machine.endpoint)
+        spec = candidate.resolved
+        image = self._hooks.image(spec.image, self._cluster())
+        node.status = "bootstrapping"
+        for remark in check_local_image(image):
+            if remark not in self._remarks:
+                self._remarks.add(remark)
+                publish(Error(pool=self._pool.name, message=remark))
+        try:
+            async with asyncio.timeout(spec.bootstrap_timeout):
+                env = await bootstrap(node, link, image, self._hooks.bootstrap(self._cluster()))
+                config = agent_config(
+                    spec,
+                    self._hooks,
+                    self._project,
+                    rank=node.rank,
+                    facts=self._facts(node.rank, machine),
+                    env=env,
+                    no_collections=self._topology.collections_error(),
+                    python=sys.executable,
+                )
+                await node.start(link, sys.executable, config)
+        except TimeoutError:
+            phase = node.phase or "agent"
+            raise BootstrapError(
+                f"node {node.rank} was not ready {spec.bootstrap_timeout:g} s after its start (phase {phase}); "
+                "Options(bootstrap_timeout=...) waits longer",
+                phase=phase,
+                rank=node.rank,
+                machine=machine.id,
+            ) from None
+        return link

@@ -1,0 +1,47 @@
+"""What a caller is told when a task has no value of its own, and how that gets into its future."""
+
+from __future__ import annotations
+
+from concurrent.futures import InvalidStateError
+from typing import TYPE_CHECKING
+
+from skyward.errors import NodeLostError, TaskLostError, TaskTimeoutError
+
+if TYPE_CHECKING:
+    from skyward.engine.task import Outcome, Task, TaskFuture
+
+
+def settle(future: TaskFuture, outcome: Outcome | None = None, *, error: BaseException | None = None) -> None:
+    """Give a future its outcome, unless its holder has cancelled it."""
+    if future.done():
+        return
+    try:
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(outcome)
+    except InvalidStateError:  # cancelled between the two, on another thread
+        return
+
+
+def timed_out(task: Task, rank: int) -> TaskTimeoutError:
+    return TaskTimeoutError(
+        f"{task.name}() on node {rank} ran longer than {task.timeout:g} s; give it more with "
+        ".with_timeout(seconds) or Options(default_compute_timeout=...)",
+        task=task.name,
+        rank=rank,
+    )
+
+
+def interrupted(task: Task, rank: int, cause: str) -> NodeLostError:
+    """Describe a task that was lost with its process and may not be run again."""
+    tries = f"{task.attempts} times, more than retry_on_interruption allows" if task.can_retry else "while streaming"
+    return NodeLostError(f"{task.name}() was lost {tries}; last on node {rank}: its process {cause}", rank=rank)
+
+
+def crashed(task: Task, rank: int, cause: str, running: int) -> TaskLostError:
+    """Describe a task whose process died by its own doing. ``running``: how many tasks that process ran."""
+    also = f" ({running} tasks ran in that process: Worker(executor='process') keeps them apart)" if running > 1 else ""
+    return TaskLostError(
+        f"{task.name}() on node {rank} did not end: its worker process {cause}{also}", task=task.name, rank=rank
+    )
