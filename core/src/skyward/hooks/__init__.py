@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from skyward.hooks.values import Member as Member
     from skyward.hooks.values import Offer as Offer
     from skyward.hooks.values import Op as Op
-    from skyward.hooks.values import Op as Op  # an alias: it exists in annotations only
     from skyward.hooks.values import PoolRef as PoolRef
     from skyward.hooks.values import Wanted as Wanted
 

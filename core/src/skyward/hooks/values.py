@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from skyward.accelerators import Accelerator
     from skyward.spec import AllocationStrategy, Architecture, Nodes, Worker
 
@@ -70,7 +68,7 @@ class Offer:
     memory_gb: float = 0
     disk_gb: float = 0
     architecture: str = ""
-    specific: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    specific: Mapping[str, object] = field(default_factory=lambda: dict[str, object]())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
