@@ -1,6 +1,6 @@
-"""The process that is measured: ``python measure.py SYSTEM WORKLOAD SIZES ANSWER``, run in a system's environment.
+"""The process that is measured: ``python measure.py SYSTEM WORKLOAD full|quick ANSWER``, run in a system's environment.
 
-SIZES is JSON; the metrics go, as JSON, into the file ANSWER: systems print what they like on stdout.
+The metrics go, as JSON, into the file ANSWER: systems print what they like on stdout.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import json
 import sys
 from pathlib import Path
 
-from workloads import WORKLOADS, Sizes
+from workloads import FULL, QUICK, WORKLOADS
 
 
 def main() -> None:
-    system, workload, sizes, answer = sys.argv[1:]
+    system, workload, size, answer = sys.argv[1:]
     adapter = importlib.import_module(f"systems.{system}").Adapter()
-    metrics = WORKLOADS[workload](adapter, Sizes(**json.loads(sizes)))
+    metrics = WORKLOADS[workload](adapter, QUICK if size == "quick" else FULL)
     Path(answer).write_text(json.dumps(metrics), encoding="utf-8")
 
 

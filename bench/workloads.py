@@ -31,19 +31,25 @@ type Metrics = dict[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much of each. The defaults are the full measurement; ``--quick`` only shows that everything works."""
+    """How much of each."""
 
-    imports: int = 15
-    calls: int = 2_000
-    burst: int = 10_000
-    payload_bytes: int = 100_000_000
-    transfers: int = 5
-    naps: int = 2_000
-    items: int = 50_000
-    lines: int = 50_000
+    imports: int
+    calls: int
+    burst: int
+    payload_bytes: int
+    transfers: int
+    naps: int
+    items: int
+    lines: int
 
 
-QUICK = Sizes(imports=5, calls=300, burst=2_000, transfers=2, naps=400, items=5_000, lines=10_000)
+FULL = Sizes(
+    imports=15, calls=2_000, burst=10_000, payload_bytes=100_000_000, transfers=5, naps=2_000, items=50_000, lines=50_000
+)  # fmt: skip
+QUICK = Sizes(
+    imports=5, calls=300, burst=2_000, payload_bytes=100_000_000, transfers=2, naps=400, items=5_000, lines=10_000
+)  # fmt: skip
+"""Only to see that everything works."""
 
 
 @contextmanager

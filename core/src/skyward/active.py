@@ -38,7 +38,8 @@ def resolve(target: Any) -> Pool:
         pool = active_pool.get()
         if pool is None:
             raise NoActivePoolError(
-                "no pool is open here: use `with sky.Compute(nodes=...):` around it, or give the pool itself as target"
+                "no pool is open here: use `with sky.Compute(nodes=...):` around it, "
+                "or give the pool itself as target"
             )
         return pool
     if isinstance(target, type) or callable(target):

@@ -11,14 +11,22 @@ if TYPE_CHECKING:
     from typing import Literal
 
     type NodeStatus = Literal[
-        "requested", "launching", "connecting", "bootstrapping", "starting", "ready", "draining", "lost", "ended"
+        "requested",
+        "launching",
+        "connecting",
+        "bootstrapping",
+        "starting",
+        "ready",
+        "draining",
+        "lost",
+        "ended",
     ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSnapshot:
-    """One node. ``phase``: what it is doing while it is set up, '' when it is not; ``since``: when it was rented,
-    seconds since the epoch.
+    """One node. ``phase``: what it is doing while it is set up, '' when it is not; ``since``: when it was
+    rented, seconds since the epoch.
     """
 
     rank: int

@@ -24,6 +24,8 @@ class Listener(Protocol):
 
 _lock = threading.Lock()
 _listeners: tuple[Listener, ...] = ()
+_wanted: dict[type[Event], bool] = {}
+"""What ``wanted`` has answered since the listeners last changed."""
 
 
 def add_listener(listener: Listener) -> None:
@@ -31,6 +33,7 @@ def add_listener(listener: Listener) -> None:
     global _listeners
     with _lock:
         _listeners = (*_listeners, listener)
+        _wanted.clear()
 
 
 def remove_listener(listener: Listener) -> None:
@@ -38,6 +41,7 @@ def remove_listener(listener: Listener) -> None:
     global _listeners
     with _lock:
         _listeners = tuple(other for other in _listeners if other is not listener)
+        _wanted.clear()
 
 
 def publish(event: Event) -> None:
@@ -48,16 +52,23 @@ def publish(event: Event) -> None:
 
 def wanted(kind: type[Event]) -> bool:
     """Whether anyone would hear of such an event: lets frequent ones not be made at all."""
-    return any(listener.wants(kind) for listener in _listeners)
+    known = _wanted.get(kind)
+    if known is None:
+        with _lock:
+            known = _wanted[kind] = any(listener.wants(kind) for listener in _listeners)
+    return known
 
 
 class Subscription:
     """A callback that hears of events until ``close``; also a context manager.
 
-    The callback runs on one thread, in order. What it raises goes to ``threading.excepthook`` and ends the subscription.
+    The callback runs on one thread, in order. What it raises goes to ``threading.excepthook`` and ends the
+    subscription.
     """
 
-    def __init__(self, callback: Callable[[Event], object], types: tuple[type[Event], ...], pool: str | None) -> None:
+    def __init__(
+        self, callback: Callable[[Event], object], types: tuple[type[Event], ...], pool: str | None
+    ) -> None:
         self._callback = callback
         self._types = types
         self._pool = pool
@@ -95,10 +106,13 @@ class Subscription:
             remove_listener(self)
 
 
-def subscribe(callback: Callable[[Event], object], *types: type[Event], pool: str | None = None) -> Subscription:
+def subscribe(
+    callback: Callable[[Event], object], *types: type[Event], pool: str | None = None
+) -> Subscription:
     """Call ``callback`` with every event of the given types (all, when none is given), of one pool or of all.
 
-    Subscribe before the pool opens to hear everything. Close the subscription, or use it as a context manager.
+    Subscribe before the pool opens to hear everything. Close the subscription, or use it as a context
+    manager.
     """
     subscription = Subscription(callback, types or (Event,), pool)
     add_listener(subscription)

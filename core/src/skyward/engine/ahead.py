@@ -1,4 +1,5 @@
-"""How many tasks are sent to a lane before it has a slot for them, and getting them back from one that is stuck.
+"""How many tasks are sent to a lane before it has a slot for them, and getting them back from one that is
+stuck.
 
 A function's tasks are known to be short once some have ended. Runs on the loop.
 """
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from skyward.engine.task import Task
 
 AHEAD_MICROS = 3000
-"""Work sent ahead of a slot, when tasks are known to be shorter: hides the round trip, delays nobody noticeably."""
+"""Work sent ahead of a slot, when tasks are known to be shorter: hides the round trip, delays nobody
+noticeably.
+"""
 AHEAD_MAX = 256
 STALL_SECONDS = 0.02
 """Without an answer for this long, a lane's waiting tasks are recalled if somebody else is idle."""
@@ -32,7 +35,9 @@ class Ahead:
         self._timer: asyncio.TimerHandle | None = None
 
     def rooms(self, queue: deque[Task]) -> Iterator[tuple[Lane, int]]:
-        """Yield lanes that may get tasks ahead, and how many, such that none gets more than its share of the queue."""
+        """Yield lanes that may get tasks ahead, and how many, such that none gets more than its share of
+        the queue.
+        """
         ema = queue[0].code.ema_micros
         ahead = self._buffer
         if ema is not None:

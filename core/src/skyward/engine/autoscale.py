@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What the policy looks at. ``nodes``: ready and on their way; ``slots_per_node``: tasks a node runs at once.
+    """What the policy looks at. ``nodes``: ready and on their way; ``slots_per_node``: tasks a node runs at
+    once.
 
     ``idle_seconds``: how long the longest idle nodes that could go have been without a task, longest first.
     ``since_change``: seconds since the last decision that changed anything.

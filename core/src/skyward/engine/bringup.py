@@ -73,7 +73,9 @@ class NodeFactory:
         self._remarks: set[str] = set()
 
     async def make(self, rank: int) -> tuple[Node, LocalLink, Candidate]:
-        """Return a ready node, tried as often as the spec allows. Raises the last error when none of that helped."""
+        """Return a ready node, tried as often as the spec allows. Raises the last error when none of that
+        helped.
+        """
         spec = self._market.candidates[0].resolved
         attempts: list[BaseException] = []
         while True:
@@ -91,7 +93,9 @@ class NodeFactory:
 
     async def _try(self, rank: int) -> tuple[Node, LocalLink, Candidate]:
         """Make a node, or end the machine that did not become one."""
-        candidate, machine = await self._market.launch(self._pool, rank, owner=f"{os.uname().nodename}:{os.getpid()}")
+        candidate, machine = await self._market.launch(
+            self._pool, rank, owner=f"{os.uname().nodename}:{os.getpid()}"
+        )
         node: Node | None = None
         try:
             machine = await self._reachable(candidate, machine)
@@ -122,11 +126,14 @@ class NodeFactory:
                     await asyncio.sleep(LISTING_SECONDS)
                     listed = {other.id: other for other in await candidate.provider.machines(self._pool)}
                     if machine.id not in listed:
-                        raise ProvisioningError(f"machine {machine.id} disappeared before it could be reached")
+                        raise ProvisioningError(
+                            f"machine {machine.id} disappeared before it could be reached"
+                        )
                     machine = listed[machine.id]
         except TimeoutError:
             raise ProvisioningError(
-                f"machine {machine.id} had no address {candidate.resolved.provision_timeout:g} s after its launch; "
+                f"machine {machine.id} had no address {candidate.resolved.provision_timeout:g} s "
+                "after its launch; "
                 "Options(provision_timeout=...) waits longer"
             ) from None
         return machine
@@ -158,7 +165,8 @@ class NodeFactory:
         except TimeoutError:
             phase = node.phase or "agent"
             raise BootstrapError(
-                f"node {node.rank} was not ready {spec.bootstrap_timeout:g} s after its start (phase {phase}); "
+                f"node {node.rank} was not ready {spec.bootstrap_timeout:g} s after its start "
+                f"(phase {phase}); "
                 "Options(bootstrap_timeout=...) waits longer",
                 phase=phase,
                 rank=node.rank,

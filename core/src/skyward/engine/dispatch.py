@@ -1,9 +1,10 @@
 """Which task goes to which slot, and what becomes of it. Runs on the loop; O(1) a task.
 
-- Tasks are begun in the order they were submitted, round-robin over free slots; a pinned task waits for its node.
-- Beyond the free slots, a lane gets ``Worker.buffer`` more tasks, and as many as fit into a few milliseconds of a
-  function known to be short: what is sent ahead costs no round trip. Should one of them turn out long, the others are
-  recalled as soon as somebody is idle.
+- Tasks are begun in the order they were submitted, round-robin over free slots; a pinned task waits for its
+  node.
+- Beyond the free slots, a lane gets ``Worker.buffer`` more tasks, and as many as fit into a few
+  milliseconds of a function known to be short: what is sent ahead costs no round trip. Should one of them
+  turn out long, the others are recalled as soon as somebody is idle.
 - A task has one outcome. A lost process hands its tasks back: those it had not begun go to the front of
   the queue, those it ran are run again or failed, by what killed it.
 """
@@ -255,7 +256,10 @@ class Dispatcher(LaneHandler):
         if wanted(TaskStarted):
             publish(
                 TaskStarted(
-                    pool=self._pool, task_id=task.id, instance=task.lane.node.instance, function_name=task.name
+                    pool=self._pool,
+                    task_id=task.id,
+                    instance=task.lane.node.instance,
+                    function_name=task.name,
                 )
             )
 
@@ -362,7 +366,7 @@ class Dispatcher(LaneHandler):
     # losing a process
 
     def on_lane_lost(self, lane: Lane, kind: str, cause: str) -> None:
-        """Decide what becomes of the tasks of a process that died. See ``skyward.node.deaths`` for the kinds."""
+        """Decide what becomes of the tasks of a process that died; ``skyward.node.deaths`` names the kinds."""
         self.remove_lane(lane)
         rank = lane.node.rank
         tasks = list(lane.unanswered.values())

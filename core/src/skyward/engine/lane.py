@@ -1,8 +1,8 @@
 """A lane: the client's stream to one worker process, and the tasks that are under way on it.
 
-Tasks are sent in the order they will be begun, so the first ``slots`` of the unanswered ones are running and the rest
-are waiting there. Writes gather until ``flush``, which the dispatcher calls once per turn of the loop. A lane outlives a
-cut connection; it ends with its process.
+Tasks are sent in the order they will be begun, so the first ``slots`` of the unanswered ones are running
+and the rest are waiting there. Writes gather until ``flush``, which the dispatcher calls once per turn of
+the loop. A lane outlives a cut connection; it ends with its process.
 """
 
 from __future__ import annotations
@@ -203,7 +203,11 @@ class Lane:
         if task is None:
             return
         outcome = Outcome(
-            bytes(result.data), views, raised=result.status == frames.RAISED, task=task.name, rank=self.node.rank
+            bytes(result.data),
+            views,
+            raised=result.status == frames.RAISED,
+            task=task.name,
+            rank=self.node.rank,
         )
         if task.started:
             self._finished_one()

@@ -1,7 +1,7 @@
 """What could be rented for a pool, best first, and renting it.
 
-Offers of all specs are compared (``selection="cheapest"``), or taken spec by spec (``"first"``). A launch goes down the
-list while providers answer that they have no capacity.
+Offers of all specs are compared (``selection="cheapest"``), or taken spec by spec (``"first"``). A launch
+goes down the list while providers answer that they have no capacity.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def ranked(offers: Sequence[Offer], spec: PoolSpec) -> list[Offer]:
 
 
 class Market:
-    """The candidates of one pool. ``connected`` lists every provider that was asked, to be closed by the owner."""
+    """The candidates of one pool. ``connected`` lists every provider that was asked, to be closed by the
+    owner.
+    """
 
     def __init__(self, specs: Sequence[tuple[Spec, PoolSpec, ProviderConfig]], selection: str) -> None:
         self._specs = specs
@@ -86,10 +88,13 @@ class Market:
                 problems.append(error)
                 continue
             self.candidates += [
-                Candidate(spec, resolved, provider, config.provider_name, offer) for offer in ranked(offers, resolved)
+                Candidate(spec, resolved, provider, config.provider_name, offer)
+                for offer in ranked(offers, resolved)
             ]
         if not self.candidates:
-            raise NoOffersError("no offer fits (" + "; ".join(asked) + "); ask for less, or give another spec", problems)
+            raise NoOffersError(
+                "no offer fits (" + "; ".join(asked) + "); ask for less, or give another spec", problems
+            )
         if self._selection == "cheapest":
             self.candidates.sort(key=lambda candidate: candidate.offer.usd_per_hour)
 
@@ -114,7 +119,9 @@ class Market:
 
 def describe(spec: PoolSpec) -> str:
     """Say in words what hardware a spec asks for."""
-    parts = [f"{spec.accelerator_count:g}x {spec.accelerator_name}" if spec.accelerator else "any CPU machine"]
+    parts = [
+        f"{spec.accelerator_count:g}x {spec.accelerator_name}" if spec.accelerator else "any CPU machine"
+    ]
     parts += [f"{spec.vcpus:g} vCPUs"] if spec.vcpus else []
     parts += [f"{spec.memory_gb:g} GB memory"] if spec.memory_gb else []
     parts += [f"in {spec.region}"] if spec.region else []

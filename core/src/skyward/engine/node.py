@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from skyward.engine.dispatch import Dispatcher
+    from skyward.engine.task import Task
     from skyward.hooks.values import Machine
     from skyward.link.local import LocalLink
     from skyward.link.wire import Wire
@@ -36,6 +37,39 @@ RECONNECT_DELAYS = (0.0, 0.01, 0.05, 0.2, 0.5, 1.0, 2.0)
 """Seconds before each try to reach a worker again whose connection was cut; then the process is ended."""
 DEATH_NOTICE = 0.1
 """Seconds the agent usually needs to tell that a worker died, after its connection has closed."""
+
+
+class SingleLane(Lane):
+    """A lane whose process ends after one task: it is full for ever once it has had one."""
+
+    _had_one = False
+
+    @property
+    def load(self) -> int:
+        return max(super().load, int(self._had_one))
+
+    def assign(self, task: Task, now: float) -> None:
+        super().assign(task, now)
+        self._had_one = True
+
+
+class FrameCounter:
+    """Has a lane count whole frames only: of one that was cut in two, the next connection brings all of it."""
+
+    __slots__ = ("_bytes", "_lane", "_on_frame")
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._on_frame = lane.on_frame
+        self._bytes = 0
+
+    def on_frame(self, kind: int, body: memoryview) -> None:
+        self._bytes += frames.HEADER.size + len(body)
+        self._on_frame(kind, body)
+
+    def on_received(self, size: int, fds: bool) -> None:
+        whole, self._bytes = self._bytes, 0
+        self._lane.on_received(whole, fds)
 
 
 class Node:
@@ -107,11 +141,12 @@ class Node:
         self.status = "starting"
         with self.timed_phase("agent"):
             await link.start_agent(python, config)
-            self._control, _ = await link.open(AGENT_SOCKET, None, self._on_control, self._on_control_closed)
-            self._control.send(frames.json_frame(frames.HELLO, {}))
+            await self._open_control()
         self._spawn(self._ping())
         with self.timed_phase("worker"):
             await self._up
+        if self.status != "starting":  # lost in the moment in which it was ready
+            raise ConnectError(f"node {self.rank} was lost while it started", rank=self.rank, machine=self.machine.id)
         self.status = "ready"
 
     def _spawn(self, coroutine: Any) -> None:
@@ -158,8 +193,28 @@ class Node:
             case _:
                 pass
 
+    async def _open_control(self) -> None:
+        """Connect to the agent; what it had to say meanwhile comes first."""
+        assert self._link is not None
+        self._control, _ = await self._link.open(AGENT_SOCKET, None, self._on_control, self._on_control_closed)
+        self._control.send(frames.json_frame(frames.HELLO, {}))
+
     def _on_control_closed(self) -> None:
         self._control = None
+        if self.status not in ("lost", "ended"):
+            self._spawn(self._find_agent())
+
+    async def _find_agent(self) -> None:
+        """The connection to the agent closed: it died, or only the connection did."""
+        for delay in RECONNECT_DELAYS:
+            await asyncio.sleep(delay)
+            try:
+                await self._open_control()
+            except (ConnectionRefusedError, FileNotFoundError):
+                break
+            except OSError:
+                continue
+            return
         self.lose("its agent is gone")
 
     def _on_failed(self, what: str) -> None:
@@ -198,7 +253,8 @@ class Node:
                 return
             self._bury(previous)
         assert self._config is not None
-        lane = Lane(self, index, generation, self._config.slots_per_process, self._dispatcher)
+        kind = Lane if self._config.reuse else SingleLane
+        lane = kind(self, index, generation, self._config.slots_per_process, self._dispatcher)
         lane.single_use = not self._config.reuse
         self._lanes[index] = lane
         await self._connect(lane)
@@ -214,13 +270,14 @@ class Node:
             if lane.death is not None:
                 self._bury(lane)
                 return
+            counter = FrameCounter(lane)
             try:
                 wire, ready = await self._link.open(
                     worker_socket(lane.index),
                     {"session": lane.session, "received": lane.inbox.received},
-                    lane.on_frame,
+                    counter.on_frame,
                     lambda: self._on_lane_closed(lane),
-                    lane.on_received,
+                    counter.on_received,
                 )
             except (OSError, FrameError):
                 continue

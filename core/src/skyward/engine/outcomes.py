@@ -35,13 +35,25 @@ def timed_out(task: Task, rank: int) -> TaskTimeoutError:
 
 def interrupted(task: Task, rank: int, cause: str) -> NodeLostError:
     """Describe a task that was lost with its process and may not be run again."""
-    tries = f"{task.attempts} times, more than retry_on_interruption allows" if task.can_retry else "while streaming"
-    return NodeLostError(f"{task.name}() was lost {tries}; last on node {rank}: its process {cause}", rank=rank)
+    tries = (
+        f"{task.attempts} times, more than retry_on_interruption allows"
+        if task.can_retry
+        else "while streaming"
+    )
+    return NodeLostError(
+        f"{task.name}() was lost {tries}; last on node {rank}: its process {cause}", rank=rank
+    )
 
 
 def crashed(task: Task, rank: int, cause: str, running: int) -> TaskLostError:
     """Describe a task whose process died by its own doing. ``running``: how many tasks that process ran."""
-    also = f" ({running} tasks ran in that process: Worker(executor='process') keeps them apart)" if running > 1 else ""
+    also = (
+        f" ({running} tasks ran in that process: Worker(executor='process') keeps them apart)"
+        if running > 1
+        else ""
+    )
     return TaskLostError(
-        f"{task.name}() on node {rank} did not end: its worker process {cause}{also}", task=task.name, rank=rank
+        f"{task.name}() on node {rank} did not end: its worker process {cause}{also}",
+        task=task.name,
+        rank=rank,
     )

@@ -39,7 +39,10 @@ def picture(
         phase=state,
         nodes=tuple(node.snapshot() for node in nodes),
         tasks=TaskCounts(
-            queued=dispatcher.queued, running=dispatcher.running, done=dispatcher.done, failed=dispatcher.failed
+            queued=dispatcher.queued,
+            running=dispatcher.running,
+            done=dispatcher.done,
+            failed=dispatcher.failed,
         ),
         scaling=ScalingSnapshot(
             desired=scaler.desired,
@@ -50,7 +53,8 @@ def picture(
             is_elastic=scaler.bounds.auto_scaling,
         ),
         progress=tuple(
-            Progress(name=batch.name, total=batch.total, done=batch.done, started=batch.started) for batch in batches
+            Progress(name=batch.name, total=batch.total, done=batch.done, started=batch.started)
+            for batch in batches
         ),
         started=started,
         usd_per_hour=sum(node.machine.usd_per_hour for node in nodes),

@@ -1,7 +1,7 @@
 """A pool on the loop: how many nodes it wants, which it has, and what it does about the difference.
 
-One reconciler makes the nodes what ``desired`` says: it rents, sets up, replaces, drains and ends them, each rank in a
-task of its own. Whatever the pool started is in ``_tasks`` and is gone after ``stop``.
+One reconciler makes the nodes what ``desired`` says: it rents, sets up, replaces, drains and ends them,
+each rank in a task of its own. Whatever the pool started is in ``_tasks`` and is gone after ``stop``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from skyward.engine.bringup import NodeFactory
 from skyward.engine.dispatch import Dispatcher
-from skyward.engine.market import Candidate, Market
+from skyward.engine.market import Market
 from skyward.engine.packing import Packer
 from skyward.engine.picture import picture
 from skyward.engine.scaling import Scaler
@@ -43,9 +43,10 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from skyward.engine.loop import LoopThread
+    from skyward.engine.market import Candidate
     from skyward.engine.node import Node
     from skyward.engine.task import Batch
-    from skyward.hooks.ports import ProviderConfig, Topology
+    from skyward.hooks.ports import Provider, ProviderConfig, Topology
     from skyward.hooks.values import Machine
     from skyward.link.local import LocalLink
     from skyward.link.modules import Project
@@ -57,7 +58,9 @@ LOG_KEPT = 10_000
 
 
 class PoolEngine:
-    """See the module. Made on the caller's thread, which checks everything that can be checked; then the loop's."""
+    """See the module. Made on the caller's thread, which checks everything that can be checked; then the
+    loop's.
+    """
 
     def __init__(
         self,
@@ -91,7 +94,7 @@ class PoolEngine:
         self._specs = specs
         self._loop = loop.loop
         self._market = Market(specs, selection)
-        self._chosen: Candidate | None = None
+        self._providers: dict[str, Provider] = {}
         self._nodes: dict[int, Node] = {}
         self._bringing: dict[int, asyncio.Task[None]] = {}
         self._phases: dict[int, Node] = {}
@@ -138,7 +141,9 @@ class PoolEngine:
     # life
 
     async def start(self) -> None:
-        """Provision, and return when the pool is usable. Raises what made that impossible; then call ``stop``."""
+        """Provision, and return when the pool is usable. Raises what made that impossible; then call
+        ``stop``.
+        """
         publish(ClusterRequested(pool=self.name, provider=self._specs[0][2].provider_name, spec=self.spec))
         self.state = PoolState.REQUESTING
         await self._market.survey()
@@ -187,7 +192,7 @@ class PoolEngine:
             publish(
                 Error(
                     pool=self.name,
-                    message=f"tasks were still running {self.spec.shutdown_timeout:g} s after the end of the block; "
+                    message=f"tasks were still running {self.spec.shutdown_timeout:g} s after the block; "
                     "they are cancelled (Options(shutdown_timeout=...) waits longer)",
                 )
             )
@@ -237,7 +242,7 @@ class PoolEngine:
         for rank, task in list(self._bringing.items()):
             if rank >= self._desired:
                 task.cancel()
-        for rank, node in self._nodes.items():
+        for rank, node in list(self._nodes.items()):
             if rank >= self._desired and node.status == "ready":
                 node.drain()
                 self._run(self._retire(node))
@@ -257,9 +262,11 @@ class PoolEngine:
             self._bringing.pop(rank, None)
             self._phases.pop(rank, None)
         self._nodes[rank] = node
-        self._chosen = candidate
+        self._providers[node.machine.id] = candidate.provider
         self._run(self._watch(node, link))
-        publish(InstanceBootstrapped(pool=self.name, instance=node.instance, seconds=time.monotonic() - began))
+        publish(
+            InstanceBootstrapped(pool=self.name, instance=node.instance, seconds=time.monotonic() - began)
+        )
         if self._lost.pop(rank, None):
             publish(InstanceReplaced(pool=self.name, old_id=old, new=node.instance))
         self._membership_changed()
@@ -302,8 +309,9 @@ class PoolEngine:
         self._reconcile()
 
     async def _end_machine(self, node: Node) -> None:
-        if self._chosen is not None:
-            await self._chosen.provider.terminate([node.machine.id])
+        provider = self._providers.pop(node.machine.id, None)
+        if provider is not None:
+            await provider.terminate([node.machine.id])
 
     async def _retire(self, node: Node) -> None:
         """End a node that takes no more tasks, once it runs none."""
@@ -327,7 +335,9 @@ class PoolEngine:
     def _facts(self, rank: int, machine: Machine | None = None) -> dict[str, Any]:
         members = {node.rank: _member(node.rank, node.machine) for node in self.ready_nodes}
         if machine is not None:  # before a node is ready, the facts are those of the pool that is asked for
-            members.update({other: Member(rank=other) for other in range(self._desired) if other not in members})
+            members.update(
+                {other: Member(rank=other) for other in range(self._desired) if other not in members}
+            )
             members[rank] = _member(rank, machine)
         formation = Formation(
             pool=self.name,
@@ -369,7 +379,9 @@ class PoolEngine:
         self.dispatcher.drop(blobs=blobs, codes=codes)
 
     def snapshot(self) -> PoolSnapshot:
-        """Describe the pool as it is. Safe from any thread: reads only, and a torn read shows a moment's difference."""
+        """Describe the pool as it is. Safe from any thread: reads only, and a torn read shows a moment's
+        difference.
+        """
         nodes = {node.rank: node for node in (*self._nodes.values(), *self._phases.values())}
         return picture(
             self.name,

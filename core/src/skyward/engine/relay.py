@@ -83,4 +83,6 @@ class StreamRelay:
 
     def _send_end(self, task: Task, feed: InFeed, error: bytes | None) -> None:
         status = frames.OK if error is None else frames.RAISED
-        self._write(task, frames.STREAM_END, frames.STREAM_END_HEAD.pack(feed.number, status) + (error or b""))
+        self._write(
+            task, frames.STREAM_END, frames.STREAM_END_HEAD.pack(feed.number, status) + (error or b"")
+        )

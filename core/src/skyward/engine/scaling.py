@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from skyward.spec import Nodes, PoolSpec
 
 PRESSURE_DELAY = 0.05
-"""Seconds tasks must have been queued before the pool thinks of growing: a burst that is gone by then needs no node."""
+"""Seconds tasks must have been queued before the pool thinks of growing: a burst that is gone by then needs
+no node.
+"""
 
 
 class Scaler:
-    """Asks under pressure and at every tick; ``want`` is called when the answer is another number of nodes."""
+    """Asks under pressure and at every tick; ``want`` is called when the answer is another number."""
 
     def __init__(
         self,
@@ -90,7 +92,9 @@ class Scaler:
             self._want(desired, f"{load.queued} tasks queued" if desired > self.desired else "idle")
 
     def _idle_seconds(self) -> tuple[float, ...]:
-        """How long the highest ranks have been idle: only they can go, from the top, and a busy one keeps the rest."""
+        """How long the highest ranks have been idle: only they can go, from the top, and a busy one keeps
+        the rest.
+        """
         now, idle = self._loop.time(), list[float]()
         for rank in range(self.desired - 1, -1, -1):
             node = self._nodes.get(rank)

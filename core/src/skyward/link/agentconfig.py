@@ -1,7 +1,8 @@
 """What a node's agent is told when it starts, and how its command line looks.
 
-The configuration goes over the agent's standard input, because environment variables and plugin parameters may be
-secret: never through argv or a file. Used by the engine, which makes it, and the agent, which reads it.
+The configuration goes over the agent's standard input, because environment variables and plugin parameters
+may be secret: never through argv or a file. Used by the engine, which makes it, and the agent, which reads
+it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 AGENT_SOCKET = "agent.sock"
 READY_LINE = b"skyward agent ready\n"
+MACHINE_MARK = "SKYWARD_MACHINE"
+"""In the environment of all that runs on a machine: where its files are. What a task left behind is known
+by it.
+"""
 
 
 def agent_argv(python: str, root: str) -> list[str]:
@@ -29,8 +34,17 @@ class AgentConfig:
     """Everything an agent needs to know. JSON on the wire; see ``to_json`` for the fields."""
 
     __slots__ = (
-        "around_worker", "concurrency", "env", "executor", "facts", "launch", "no_collections", "plugins", "reuse",
-        "sources", "ttl",
+        "around_worker",
+        "concurrency",
+        "env",
+        "executor",
+        "facts",
+        "launch",
+        "no_collections",
+        "plugins",
+        "reuse",
+        "sources",
+        "ttl",
     )
 
     def __init__(

@@ -1,9 +1,9 @@
 """Large values as memory that is addressed by its content and can be shared without copying.
 
-The client's ``BlobStore`` turns a buffer into a ``Blob``: an anonymous memory file with a number. The same bytes are the
-same blob, so a node gets them once, whatever carried them. A node only knows numbers. Hashing everything
-would cost more than copying it (2 GB/s against 2.5), so a buffer is hashed in full only when a sample of it
-has been seen before: bytes whose sample is new can't be known already.
+The client's ``BlobStore`` turns a buffer into a ``Blob``: an anonymous memory file with a number. The same
+bytes are the same blob, so a node gets them once, whatever carried them. A node only knows numbers. Hashing
+everything would cost more than copying it (2 GB/s against 2.5), so a buffer is hashed in full only when a
+sample of it has been seen before: bytes whose sample is new can't be known already.
 """
 
 from __future__ import annotations
@@ -11,28 +11,33 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 CACHE_BYTES = 1 << 29
-"""Bytes of unused blobs kept for the next task that carries the same; the oldest go first, the last one stays.
+"""Bytes of unused blobs kept for the next task that carries the same; the oldest go first, the last one
+stays.
 
-More would not be found again more often, and memory that a process has never had is slow to get on virtual machines.
+More would not be found again more often, and memory that a process has never had is slow to get on virtual
+machines.
 """
 
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096
 _WRITE_BYTES = 1 << 23
-"""Bytes a write: long enough to cost nothing, short enough for other threads to get the interpreter in between."""
+"""Bytes a write: long enough to cost nothing, short enough for other threads to get the interpreter in
+between.
+"""
 
 
 def memory_file() -> int:
     """Return the descriptor of an empty file that lives in memory, or at least has no name."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("skyward", os.MFD_CLOEXEC)
+    import tempfile
+
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
@@ -45,7 +50,7 @@ def write_all(fd: int, view: memoryview) -> None:
 
 
 def map_file(fd: int, size: int) -> mmap.mmap:
-    """Map a file so that the holder may write to it, seen by nobody else and copied page by page only then."""
+    """Map a file so that the holder may write to it, seen by nobody else, copied page by page only then."""
     return mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
 
 
@@ -83,7 +88,9 @@ def _sample(view: memoryview) -> bytes:
 
 
 class BlobStore:
-    """The client's blobs. ``intern`` runs on the callers' threads, the rest on the loop; ``on_drop`` on either."""
+    """The client's blobs. ``intern`` runs on the callers' threads, the rest on the loop; ``on_drop`` on
+    either.
+    """
 
     def __init__(self, on_drop: Callable[[int], None], cache_bytes: int = CACHE_BYTES) -> None:
         self._on_drop = on_drop
@@ -97,7 +104,9 @@ class BlobStore:
         self.bytes_stored = 0
 
     def intern(self, buffer: Any) -> Blob:
-        """Return the blob with these bytes, made now if they are new, with one reference that the caller owns."""
+        """Return the blob with these bytes, made now if they are new, with one reference that the caller
+        owns.
+        """
         view = memoryview(buffer).cast("B") if not isinstance(buffer, memoryview) else buffer.cast("B")
         sample = _sample(view)
         with self._lock:

@@ -110,7 +110,7 @@ def read_json(body: memoryview) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class TaskFrame:
-    """One task as it crosses. ``data``: the pickled ``(args, kwargs)``, or empty when it is the first blob."""
+    """One task as it crosses. ``data``: the pickled ``(args, kwargs)``, empty when it is the first blob."""
 
     task: int
     code: int

@@ -6,7 +6,9 @@ A link runs commands on its machine, starts the agent there, and opens wires to 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from skyward.errors import ConnectError
 from skyward.hooks.values import LocalEndpoint
 from skyward.link import frames
-from skyward.link.agentconfig import READY_LINE, AgentConfig, agent_argv
+from skyward.link.agentconfig import MACHINE_MARK, READY_LINE, AgentConfig, agent_argv
 from skyward.link.frames import FrameError
 from skyward.link.wire import LocalWire
 
@@ -34,7 +36,7 @@ class LocalLink:
         process = await asyncio.create_subprocess_exec(
             *argv,
             cwd=self.root,
-            env={**os.environ, **env},
+            env={**os.environ, **env, MACHINE_MARK: self.root},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -43,13 +45,15 @@ class LocalLink:
         try:
             output, _ = await process.communicate()
         except asyncio.CancelledError:
-            os.killpg(process.pid, 9)
-            await process.wait()
+            await _kill(process)
             raise
         return process.returncode or 0, output.decode(errors="replace")
 
     async def start_agent(self, python: str, config: AgentConfig) -> None:
-        """Start the agent and wait until its socket is there. Raises ConnectError with what it printed."""
+        """Start the agent and wait until its socket is there. Raises ConnectError with what it printed.
+
+        Cancelled, it leaves no process: workers end with their agent.
+        """
         process = await asyncio.create_subprocess_exec(
             *agent_argv(python, self.root),
             cwd=self.root,
@@ -66,7 +70,11 @@ class LocalLink:
             process.stdin.close()
         except (BrokenPipeError, ConnectionResetError):
             pass
-        line = await process.stdout.readline()
+        try:
+            line = await process.stdout.readline()
+        except asyncio.CancelledError:
+            await _kill(process)
+            raise
         if line != READY_LINE:
             said = (await process.stderr.read()).decode(errors="replace").strip()
             status = await process.wait()
@@ -103,6 +111,12 @@ class LocalLink:
             sock.close()
             raise
         return LocalWire(sock, on_frame, on_closed, on_received), answer
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 async def _read_greeting(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> dict[str, Any]:

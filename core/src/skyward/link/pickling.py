@@ -5,7 +5,9 @@
 - What lives in a module of the user's project goes by name, and the module's source goes along
   (``skyward.link.modules``): the node imports the real module, once, so that its classes, its state and its
   relative imports are what they are here.
-- On the way back, what came from the client's ``__main__`` is named, not sent: a class is the same class again.
+- A class that goes by value has an id; among arguments only the id goes, and each process gets the class once. On the
+  way back, too, it is named, not sent: a class is the same class again.
+- An exception is taken apart and put together without its own ``__init__``, which may want other arguments.
 - A buffer of 1 MiB or more (arrays, tensors, long bytes) is taken out of the pickle and becomes a blob.
 
 Used by the engine and by the worker, on whatever thread holds the objects.
@@ -16,10 +18,14 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+import threading
+import weakref
+from collections import OrderedDict
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+from cloudpickle import cloudpickle as tracker
 
 from skyward.errors import SerializationError
 
@@ -28,12 +34,18 @@ if TYPE_CHECKING:
 
 BLOB_MIN = 1 << 20
 """Smaller buffers stay in the pickle: a blob costs a descriptor and a system call or two, a copy of this much 0.1 ms."""
+CLASSES_KEPT = 1000
+"""Classes that stay known after they were sent, though nobody here uses them: a result may still name them."""
 
 _ATOMS = frozenset({int, float, bool, type(None), str, bytes, complex})
 
 
 class Pickler(cloudpickle.Pickler):
-    """cloudpickle with our rules on modules. ``modules`` collects the project modules that were named."""
+    """cloudpickle with our rules. ``modules`` collects the project modules that were named.
+
+    ``classes`` collects the classes that are named by id though they go by value; None: they go into the pickle.
+    ``to_client``: what came from there is named.
+    """
 
     def __init__(
         self,
@@ -42,21 +54,26 @@ class Pickler(cloudpickle.Pickler):
         buffer_callback: Callable[[pickle.PickleBuffer], Any],
         is_project_module: Callable[[str], bool],
         modules: set[str],
-        main_by_name: bool,
+        classes: set[type] | None,
+        to_client: bool,
+        root: object = None,
     ) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
         self._is_project_module = is_project_module
         self._modules = modules
-        self._main_by_name = main_by_name
+        self._classes = classes
+        self._to_client = to_client
+        self._root = root
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (type, FunctionType)):
-            module = obj.__module__
-            if self._main_by_name and module == "__main__" and "<locals>" not in obj.__qualname__:
-                if obj.__name__ != "<lambda>":
-                    return main_attribute, (obj.__qualname__,)
-            elif module is not None and self._is_project_module(module):
-                self._modules.add(module)
+        if isinstance(obj, type):
+            return self._reduce_class(obj)
+        if isinstance(obj, FunctionType):
+            return self._reduce_function(obj)
+        if isinstance(obj, BaseException):
+            reduced = _reduce_exception(obj)
+            if reduced is not None:
+                return reduced
         elif hasattr(type(obj), "_skyward_decorated"):
             named = self._named_function(obj)
             if named is not None:
@@ -67,17 +84,46 @@ class Pickler(cloudpickle.Pickler):
                 return _import_module, (obj.__name__,)
         return super().reducer_override(obj)
 
+    def _reduce_class(self, obj: type) -> Any:
+        if is_dynamic(obj):
+            if self._to_client:
+                if obj not in _made_here:
+                    number = tracker._DYNAMIC_CLASS_TRACKER_BY_CLASS.get(obj)
+                    if number is not None:
+                        return known_class, (number, obj.__name__)
+                    _made_here.add(obj)
+            else:
+                _keep(obj)
+                if self._classes is not None and obj is not self._root:
+                    self._classes.add(obj)
+                    return known_class, (class_id(obj), obj.__name__)
+        self._note(obj.__module__)
+        return super().reducer_override(obj)
+
+    def _reduce_function(self, obj: FunctionType) -> Any:
+        if self._to_client and obj.__module__ == "__main__" and "<" not in obj.__qualname__:
+            return main_function, (obj.__qualname__, obj.__code__.co_name, obj.__code__.co_firstlineno)
+        self._note(obj.__module__)
+        return super().reducer_override(obj)
+
+    def _note(self, module: str | None) -> None:
+        if module is not None and self._is_project_module(module):
+            self._modules.add(module)
+
     def _named_function(self, function: Any) -> Any:
         """Name a decorated function of a project module: there, the name means the wrapper, not the plain function."""
-        module, qualname = function.__module__, function.__qualname__
-        if module in (None, "__main__") or "<locals>" in qualname or not self._is_project_module(module):
+        module = getattr(function, "__module__", None)
+        qualname = getattr(function, "__qualname__", "<locals>")
+        if module in (None, "__main__") or "<locals>" in qualname:
+            return None
+        if not self._to_client and not self._is_project_module(module):
             return None
         value: Any = sys.modules.get(module)
         for part in qualname.split("."):
             value = getattr(value, part, None)
         if value is not function:
             return None
-        self._modules.add(module)
+        self._note(module)
         return _module_attribute, (module, qualname)
 
 
@@ -94,12 +140,93 @@ def _import_module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def main_attribute(qualname: str) -> Any:
-    """Find on the client what a node names in the client's ``__main__``."""
+def main_function(qualname: str, name: str, line: int) -> Any:
+    """Find on the client the function that a node names in the client's ``__main__``, under whatever decorates it."""
     value: Any = sys.modules["__main__"]
     for part in qualname.split("."):
         value = getattr(value, part)
-    return value
+    outermost = value
+    while value is not None:
+        code = getattr(value, "__code__", None)
+        if code is not None and (code.co_name, code.co_firstlineno) == (name, line):
+            return value
+        value = getattr(value, "_skyward_body", None) or getattr(value, "__wrapped__", None)
+    return outermost
+
+
+# Classes that go by value. cloudpickle gives each an id and remembers both, weakly; the ids are ours to use too.
+
+_kept: OrderedDict[type, None] = OrderedDict()
+_made_here: weakref.WeakSet[type] = weakref.WeakSet()
+_definitions: dict[str, bytes] = {}
+_changed: set[str] = set()
+_definitions_lock = threading.RLock()
+
+
+def is_dynamic(kind: type) -> bool:
+    """Whether a class can't be imported: made in ``__main__`` or in a function."""
+    return kind.__module__ == "__main__" or "<locals>" in kind.__qualname__
+
+
+def class_id(kind: type) -> str:
+    """Return the id under which every process knows ``kind``."""
+    number: str = tracker._get_or_create_tracker_id(kind)
+    return number
+
+
+def _keep(kind: type) -> None:
+    if kind in _kept:
+        return
+    with _definitions_lock:
+        _kept[kind] = None
+        if len(_kept) > CLASSES_KEPT:
+            _kept.popitem(last=False)
+
+
+def known_class(number: str, name: str) -> type:
+    """Return the class with that id: the one that is here, or made from the definition that came before."""
+    with _definitions_lock:
+        kind: type | None = tracker._DYNAMIC_CLASS_TRACKER_BY_ID.get(number)
+        if kind is not None and number not in _changed:
+            return kind
+        _changed.discard(number)  # first, because the definition may name the class itself
+        definition = _definitions.get(number)
+        if definition is None:
+            raise LookupError(f"the class {name!r}, which was sent earlier, is gone")
+        made: type = pickle.loads(definition)
+        _keep(made)
+        return made
+
+
+def add_definition(number: str, definition: bytes) -> None:
+    """Take the pickle of a class; it is loaded when something names the class."""
+    with _definitions_lock:
+        if number in _definitions and _definitions[number] != definition:
+            _changed.add(number)
+        _definitions[number] = definition
+
+
+def _reduce_exception(error: BaseException) -> tuple[Any, ...] | None:
+    """Take apart an exception whose ``__init__`` is the user's, so that it need not be called again."""
+    kind: Any = type(error)
+    if not isinstance(kind.__init__, FunctionType) or kind.__reduce_ex__ is not object.__reduce_ex__:
+        return None
+    if isinstance(kind.__reduce__, FunctionType) or isinstance(kind.__new__, FunctionType):
+        return None  # the user's own way to be pickled, or made
+    _, args, *state = error.__reduce__()
+    return _make_exception, (kind, args, *state)
+
+
+def _make_exception(kind: Any, args: tuple[Any, ...], state: dict[str, Any] | None = None) -> BaseException:
+    error: BaseException = kind.__new__(kind, *args)
+    for base in kind.__mro__:
+        init = base.__dict__.get("__init__")
+        if init is not None and not isinstance(init, FunctionType):  # the first that is not Python: sets its C fields
+            init(error, *args)
+            break
+    if state:
+        error.__dict__.update(state)
+    return error
 
 
 class Bulk:
@@ -139,21 +266,32 @@ def no_project_module(name: str) -> bool:
 class Pickled:
     """A pickle and what hangs on it. ``buffers``: taken out of band, in the order the unpickler wants them."""
 
-    __slots__ = ("buffers", "data", "modules")
+    __slots__ = ("buffers", "classes", "data", "modules")
 
-    def __init__(self, data: bytes, buffers: Sequence[memoryview] = (), modules: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        buffers: Sequence[memoryview] = (),
+        modules: Iterable[str] = (),
+        classes: Iterable[type] = (),
+    ) -> None:
         self.data = data
         self.buffers = tuple(buffers)
         self.modules = frozenset(modules)
+        self.classes = frozenset(classes)
 
 
 def dumps(
     value: object,
     *,
     is_project_module: Callable[[str], bool] = no_project_module,
-    main_by_name: bool = False,
+    to_client: bool = False,
+    name_classes: bool = False,
 ) -> Pickled:
-    """Pickle ``value``. Raises whatever its classes raise; callers turn that into ``explain``."""
+    """Pickle ``value``. Raises whatever its classes raise; callers turn that into ``explain``.
+
+    ``name_classes``: classes that go by value are only named; what is pickled as a whole goes by value all the same.
+    """
     buffers: list[memoryview] = []
 
     def take(buffer: pickle.PickleBuffer) -> bool:
@@ -168,15 +306,18 @@ def dumps(
 
     file = io.BytesIO()
     modules: set[str] = set()
+    classes: set[type] | None = set() if name_classes else None
     pickler = Pickler(
         file,
         buffer_callback=take,
         is_project_module=is_project_module,
         modules=modules,
-        main_by_name=main_by_name,
+        classes=classes,
+        to_client=to_client,
+        root=value,
     )
     pickler.dump(value)
-    return Pickled(file.getvalue(), buffers, modules)
+    return Pickled(file.getvalue(), buffers, modules, classes or ())
 
 
 def dumps_call(
@@ -190,14 +331,14 @@ def dumps_call(
     if any(type(a) in (bytes, bytearray) and len(a) >= BLOB_MIN for a in (*args, *kwargs.values())):
         args = tuple(map(_bulk, args))
         kwargs = {name: _bulk(value) for name, value in kwargs.items()}
-    return dumps((args, kwargs), is_project_module=is_project_module)
+    return dumps((args, kwargs), is_project_module=is_project_module, name_classes=True)
 
 
 def dumps_value(value: object) -> Pickled:
     """Pickle a result on the node, for the client."""
     if is_atomic(value):
         return Pickled(pickle.dumps(value, protocol=5))
-    return dumps(_bulk(value), main_by_name=True)
+    return dumps(_bulk(value), to_client=True)
 
 
 def _bulk(value: Any) -> Any:

@@ -4,6 +4,7 @@ Each side numbers the bytes it sends and keeps them until the other says how man
 cut and the same two processes meet again, each sends on from where the other stopped: nothing is lost, nothing
 comes twice, and nobody above notices. A process that died starts a new session; that is what a caller must handle.
 
+A reader that starts anew with each connection must count whole frames only, and is sent the rest again.
 The greeting (``HELLO``, ``READY``) is not part of the stream. No I/O here; used by the engine and the worker.
 """
 

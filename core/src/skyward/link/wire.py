@@ -1,8 +1,8 @@
 """An ordered, two-way stream of frames: what the engine sees of any transport.
 
-``LocalWire`` is a unix socket driven by the event loop, which can pass file descriptors: on one machine a blob
-is memory that both sides map, and no byte of it is copied through the socket. A wire over SSH has the same
-shape without descriptors. Used by ``skyward.engine`` only.
+``LocalWire`` is a unix socket driven by the event loop, which can pass file descriptors: on one machine a
+blob is memory that both sides map, and no byte of it is copied through the socket. A wire over SSH has the
+same shape without descriptors. Used by ``skyward.engine`` only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Wire(Protocol):
     passes_fds: bool
 
     def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
-        """Queue bytes, and descriptors that arrive with them and stay the caller's. Never blocks; dropped once closed."""
+        """Queue bytes, and descriptors that arrive with them and stay the caller's. Never blocks; dropped
+        once closed.
+        """
         ...
 
     @property

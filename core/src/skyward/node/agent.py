@@ -5,7 +5,9 @@ It speaks JSON frames over ``<root>/agent.sock`` with the client and with its wo
 
 - A worker that dies is started again; how it died is told to the client.
 - Without a word from the client for ``ttl`` seconds it ends its workers, removes its folder and exits.
-- When the agent itself dies, its workers see their connection to it close and end themselves.
+- Nothing that a task started outlives the node: the worker's process group ends with the worker, and what left that
+  group, but not its environment, ends with the agent.
+- When the agent itself dies, the kernel ends its workers: see ``skyward.node.worker``.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from skyward.link.agentconfig import AGENT_SOCKET, READY_LINE, AgentConfig
+from skyward.link.agentconfig import AGENT_SOCKET, MACHINE_MARK, READY_LINE, AgentConfig
 from skyward.link.frames import COMMAND, HELLO, NOTICE, FrameError, Splitter, json_frame, read_json
 from skyward.node.deaths import OomCounter, describe_death
-from skyward.node.process import ChildProcess, end_group, process_identity
+from skyward.node.process import ChildProcess, end_group, end_marked, process_identity
 
 TICK = 0.5
 """Seconds between looks at the clock: the precision of ``ttl``."""
@@ -32,6 +34,10 @@ GRACE = 2.0
 """Seconds a worker has to leave its plugins' contexts after SIGTERM."""
 SILENCE = 60.0
 """The least silence that means anything while the client is connected (it may be busy), or has not come yet."""
+RETURN = 1.0
+"""Seconds that a client whose connection was cut has to come back, however short ``ttl`` is."""
+TAIL_LINES = 40
+"""Lines kept of what a worker prints before it is ready: they tell why it never was."""
 MAX_START_FAILURES = 3
 _KEPT_NOTICES = 10_000
 """Notices kept while the client is away: output lines, mostly."""
@@ -59,6 +65,8 @@ class Child:
         self.process = process
         self.ready = False
         self.why = ""
+        self.connection: Connection | None = None
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.partial: dict[str, bytes] = {"stdout": b"", "stderr": b""}
 
 
@@ -73,12 +81,12 @@ class Agent:
         self._failures: dict[int, int] = {}
         self._client: Connection | None = None
         self._notices: deque[bytes] = deque(maxlen=_KEPT_NOTICES)
-        self._met_client = False
+        self._client_left = False
         self._last_word = time.monotonic()
         self._oom = OomCounter()
         self._ending = False
         self._abandoned = False
-        self._env = {**os.environ, **config.env}
+        self._env = {**os.environ, **config.env, MACHINE_MARK: root}
 
     def run(self) -> None:
         listener = self._listen()
@@ -89,10 +97,7 @@ class Agent:
             self._start(-1)
         else:
             self._start_workers()
-        os.write(1, READY_LINE)
-        devnull = os.open(os.devnull, os.O_RDWR)
-        os.dup2(devnull, 0)
-        os.dup2(devnull, 1)
+        self._answer_client()
         while not self._ending:
             for key, events in self._selector.select(TICK):
                 handler: Callable[[int], None] = key.data
@@ -101,8 +106,29 @@ class Agent:
         self._selector.unregister(wakeup)
         listener.close()
         self._end_children()
+        end_marked(self.root)
         if self._abandoned:
             shutil.rmtree(self.root, ignore_errors=True)
+
+    def _answer_client(self) -> None:
+        """Say that we listen. Until the client has connected, the pipe that this goes through tells if it dies."""
+        pipe = os.dup(1)
+        devnull = os.open(os.devnull, os.O_RDWR)
+        os.dup2(devnull, 0)
+        os.dup2(devnull, 1)
+        os.close(devnull)
+        try:
+            os.write(pipe, READY_LINE)
+        except OSError:
+            self._client_left = True
+
+        def gone(events: int) -> None:
+            self._client_left = self._client_left or self._client is None
+            self._selector.unregister(pipe)
+            os.close(pipe)
+
+        # Nothing can ever be read from this end: what wakes us is the error that nobody holds the other one.
+        self._selector.register(pipe, selectors.EVENT_READ, gone)
 
     def _listen(self) -> socket.socket:
         path = os.path.join(self.root, AGENT_SOCKET)
@@ -158,13 +184,15 @@ class Agent:
         except (KeyError, ValueError):
             return
         connection.sock.close()
+        if connection.worker is not None:
+            connection.worker.connection = None
         if connection is self._client:
-            self._client = None
+            self._client, self._client_left = None, True
             self._last_word = time.monotonic()
 
     def _on_message(self, connection: Connection, kind: int, message: dict[str, Any]) -> None:
         if kind == HELLO:
-            self._client, self._met_client = connection, True
+            self._client, self._client_left = connection, False
             while self._notices:
                 connection.unsent += self._notices.popleft()
             self._tell({"event": "hello", "workers": self._ready_workers()})
@@ -176,7 +204,11 @@ class Agent:
             self._on_worker_notice(connection, message)
 
     def _ready_workers(self) -> list[list[int]]:
-        return [[child.index, child.generation] for child in self._children.values() if child.ready]
+        return [
+            [child.index, child.generation]
+            for child in self._children.values()
+            if child.ready and child.index >= 0 and not child.process.reaped
+        ]
 
     def _tell(self, message: dict[str, Any]) -> None:
         data = json_frame(NOTICE, message)
@@ -217,13 +249,18 @@ class Agent:
 
     def _start_workers(self) -> None:
         for index in range(self.config.processes):
-            self._start(index)
+            if index not in self._children:  # the holder of the plugins' contexts may have died and come again
+                self._start(index)
 
     def _start(self, index: int) -> None:
         previous = self._children.get(index)
         generation = previous.generation + 1 if previous else 1
         argv = [*self.config.launch, self.root, str(index), str(generation)]
-        process = ChildProcess.spawn(argv, self._env)
+        try:
+            process = ChildProcess.spawn(argv, self._env)
+        except OSError as error:
+            self._tell({"event": "failed", "index": index, "what": f"can't run {argv[0]}: {error.strerror}"})
+            return
         child = Child(index, generation, process)
         self._children[index] = child
         for fd, stream in ((process.stdout, "stdout"), (process.stderr, "stderr")):
@@ -242,7 +279,7 @@ class Agent:
         child = self._children.get(message["index"])
         if child is None or child.generation != message["generation"]:
             return
-        connection.worker = child
+        connection.worker, child.connection = child, connection
         match message["event"]:
             case "started":
                 config = json_frame(COMMAND, {"do": "start", "config": self.config.to_json().decode()})
@@ -283,6 +320,8 @@ class Agent:
     def _on_death(self, child: Child, status: int) -> None:
         child.process.reaped = True
         end_group(child.process.pid, signal.SIGKILL)  # what the task had started
+        while child.connection is not None:  # its last words, which may have come in the same turn
+            self._on_events(child.connection, selectors.EVENT_READ)
         for stream, fd in (("stdout", child.process.stdout), ("stderr", child.process.stderr)):
             self._drain(child, fd, stream)
         if self._ending:
@@ -304,7 +343,9 @@ class Agent:
         if not child.ready:
             self._failures[child.index] = self._failures.get(child.index, 0) + 1
             if child.why == "failed" or self._failures[child.index] >= MAX_START_FAILURES:
-                self._tell({"event": "failed", "index": child.index, "what": f"the worker {cause} while starting"})
+                if child.why != "failed":
+                    what = "\n".join([*child.tail, f"the worker {cause} while starting"])
+                    self._tell({"event": "failed", "index": child.index, "what": what})
                 return
         self._start(child.index)
 
@@ -359,11 +400,13 @@ class Agent:
         *lines, child.partial[stream] = (child.partial[stream] + data).split(b"\n")
         if lines:
             text = [line.decode(errors="replace") for line in lines]
+            if not child.ready:
+                child.tail += text
             self._tell({"event": "output", "stream": stream, "lines": text})
 
     def _watch_clock(self) -> None:
-        gone = self._client is None and self._met_client
-        limit = self.config.ttl if gone else max(self.config.ttl, SILENCE)
+        self._oom.look()
+        limit = max(self.config.ttl, RETURN if self._client_left else SILENCE)
         if time.monotonic() - self._last_word > limit:
             self._ending = self._abandoned = True
 
@@ -377,7 +420,11 @@ def _reaped(pid: int) -> bool:
 
 def main() -> None:
     root = sys.argv[1]
-    config = AgentConfig.from_json(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):  # the client died while it was starting us
+        shutil.rmtree(root, ignore_errors=True)
+        return
+    config = AgentConfig.from_json(line)
     os.umask(0o077)
     Agent(root, config).run()
 

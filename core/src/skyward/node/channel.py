@@ -33,6 +33,7 @@ class Channel:
         self._splitter = Splitter()
         self._sock: socket.socket | None = None
         self._lock = threading.Lock()
+        self._connected = threading.Event()
         self._fds: deque[int] = deque()
         self.passes_fds = True
 
@@ -50,7 +51,15 @@ class Channel:
                 data = data[sent:]
             sock.sendall(data)
         except OSError:  # the reading thread sees it too and goes back to accepting
-            self._sock = None
+            self._detach()
+
+    def _detach(self) -> None:
+        self._sock = None
+        self._connected.clear()
+
+    def wait_for_client(self, seconds: float) -> None:
+        """Wait until what was sent is on its way to the client."""
+        self._connected.wait(seconds)
 
     def take_fd(self) -> int:
         """Return the next descriptor that came along; the caller owns it. Only from within ``on_frame``."""
@@ -73,7 +82,7 @@ class Channel:
                     pass
                 finally:
                     with self._lock:
-                        self._sock = None
+                        self._detach()
 
     def _greet(self, sock: socket.socket) -> None:
         """Agree with the client on where the stream stands. A client of another session starts a new one."""
@@ -94,6 +103,7 @@ class Channel:
             for data, fds in self._outbox.since(int(hello["received"]) if resumed else 0):
                 self._transmit(sock, data, fds)
             self._sock = sock
+            self._connected.set()
 
     def _read(self, sock: socket.socket) -> None:
         while True:

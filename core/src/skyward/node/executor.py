@@ -1,11 +1,11 @@
 """Runs tasks: on the main thread when there is one slot, on threads when there are more.
 
-A slot takes the oldest task, runs it in a context of its own and sends its outcome before it takes the next. The
-order of tasks is the client's, so that it knows which were running should the process die.
+A slot takes the oldest task, runs it in a context of its own and sends its outcome before it takes the
+next. The order of tasks is the client's, so that it knows which were running should the process die.
 
 Cancelling raises ``KeyboardInterrupt`` in the task, as Ctrl-C would: by a signal on the main thread (which
-also ends a sleep or a read), asynchronously in other threads. A thread that does not end by itself is left behind and
-its slot goes to a new one; the main thread can't be, so the client has the process ended.
+also ends a sleep or a read), asynchronously in other threads. A thread that does not end by itself is left
+behind and its slot goes to a new one; the main thread can't be, so the client has the process ended.
 """
 
 from __future__ import annotations
@@ -195,7 +195,9 @@ class Executor:
         elif not pickled.buffers and len(pickled.data) < frames.CHUNK:
             self._send(ResultFrame(task, status, micros, pickled.data).pack(), ())
         else:
-            self._send_pickle(pickled, lambda data, blobs: ResultFrame(task, status, micros, data, blobs).pack())
+            self._send_pickle(
+                pickled, lambda data, blobs: ResultFrame(task, status, micros, data, blobs).pack()
+            )
 
     def _call(self, running: Running) -> tuple[int, Pickled | None]:
         task = running.task
@@ -295,7 +297,7 @@ class Executor:
 
 
 async def _drain(source: Any, out: OutStream) -> None:
-    """Move an asynchronous generator's items into the stream; waiting for the window must not block the loop."""
+    """Move an asynchronous generator's items into the stream; waiting for the window is off the loop."""
     loop = asyncio.get_running_loop()
     try:
         async for item in source:

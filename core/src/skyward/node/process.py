@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+from skyward.link.agentconfig import MACHINE_MARK
 
 class ChildProcess:
     """A child in a session of its own, so that it and all it starts can be ended together."""
@@ -71,3 +72,19 @@ def start_time(pid: int) -> str:
 def process_identity(pid: int) -> str:
     """Return ``"<pid> <start time>"``."""
     return f"{pid} {start_time(pid)}"
+
+
+def end_marked(root: str) -> None:
+    """Kill what still runs for the machine in ``root``, wherever it hid, but this process. Needs ``/proc``."""
+    mark = f"{MACHINE_MARK}={root}".encode()
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if mark in file.read().split(b"\0") and pid != os.getpid():
+                    os.kill(pid, signal.SIGKILL)
+        except OSError:  # gone, or another user's
+            continue

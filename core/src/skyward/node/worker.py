@@ -1,14 +1,16 @@
 """A worker: one process that runs tasks. Started by the agent, spoken to by the client over its own socket.
 
 ``python -m skyward.node.worker <root> <index> <generation>``. Its configuration comes from the agent over the agent's
-socket; when that connection closes, the agent is dead and the worker ends itself and whatever its tasks started. Index -1
-is the process that only holds the plugins' worker contexts when tasks run in processes.
+socket; when that connection closes, the agent is dead, and the worker and whatever its tasks started are ended: by the
+kernel where it can do that, since a task may hold the interpreter's lock for ever. Index -1 is the process that only
+holds the plugins' worker contexts when tasks run in processes.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -28,6 +30,8 @@ from skyward.node.executor import Executor
 from skyward.node.shelf import Functions, Shelf
 
 HOLDER = -1
+RETURN = 10.0
+"""Seconds that a process for one task waits with its result for a client whose connection was cut."""
 
 
 class AgentLink:
@@ -51,7 +55,11 @@ class AgentLink:
         os._exit(1)
 
     def watch(self) -> None:
-        """End this process, and all it started, when the agent is gone."""
+        """End this process, and all it started, when the agent is gone. It has nothing more to say: only to close."""
+        if sys.platform == "linux":
+            fcntl.fcntl(self._sock, fcntl.F_SETOWN, -os.getpgrp())
+            fcntl.fcntl(self._sock, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(self._sock, fcntl.F_SETFL, fcntl.fcntl(self._sock, fcntl.F_GETFL) | os.O_ASYNC)
 
         def wait() -> None:
             with contextlib.suppress(OSError):
@@ -186,6 +194,7 @@ class Worker:
 
     def _after_task(self) -> None:
         if self._config.executor == "process" and not self._config.reuse:
+            self._channel.wait_for_client(RETURN)
             self._agent.tell("done")
             sys.stdout.flush()
             os._exit(0)
@@ -230,7 +239,8 @@ def leave_on_sigterm(stack: contextlib.ExitStack) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with contextlib.suppress(BaseException):
             stack.close()
-        os._exit(0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # who sees us die shall see of what
+        os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, leave)
 
