@@ -1,8 +1,8 @@
 """An environment for each system, made by uv in ``bench/.envs``, all with the Python that runs the driver.
 
-They are kept: a peer's is made anew only when what it asks for changes, or when its folder is deleted (which is how
-to get newer versions). Skyward's gets this checkout's distributions, built and installed as a user would get them,
-each time. What can't be installed is an ``Unavailable`` with uv's last line.
+They are kept: a peer's is made anew only when what it asks for changes, or when its folder is deleted (which is
+how to get newer versions). Skyward's gets this checkout's distributions each time, built and installed as a user
+would get them: what is edited during a run is not measured. What can't be installed is an ``Unavailable`` with uv's last line.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def _ours() -> Path:
     distributions = _default_set()
     again = [f"--reinstall-package={name}" for name in distributions]
     folders = [str(folder) for folder in distributions.values()]
-    _uv("pip", "install", "--compile-bytecode", "--python", str(python), *again, *folders, "numpy")
+    # --no-sources: as members of a workspace they would be installed editable, and change during the run.
+    install = ["pip", "install", "--no-sources", "--compile-bytecode", "--python", str(python)]
+    _uv(*install, *again, *folders, "numpy")
     return python
 
 

@@ -27,6 +27,7 @@ class Budget:
     at_most: float | None = None
     at_least: float | None = None
     ahead: bool = False
+    compare: bool = True
 
     def times_as_good(self, ours: float, theirs: float) -> float:
         """Above 1: we are ahead, by that factor."""
@@ -54,7 +55,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Where we stand in one metric. ``ratio``: times as good as ``best_peer``; ``met`` is None without a budget."""
+    """Where we stand in one metric. ``ratio``: times as good as ``best_peer``; ``met``: None without a budget."""
 
     best_peer: str | None
     ratio: float | None
@@ -77,7 +78,7 @@ def verdicts(medians: Medians) -> dict[str, Verdict]:
         ratios = {
             system: budget.times_as_good(ours, metrics[name])
             for system, metrics in medians.items()
-            if system != OURS and name in metrics
+            if budget.compare and system != OURS and name in metrics
         }
         best = min(ratios, key=ratios.__getitem__, default=None)
         ratio = None if best is None else ratios[best]

@@ -1,7 +1,7 @@
-"""Measure Skyward and its peers side by side: ``uv run bench/run.py [--only A,B] [--work X,Y] [--quick] [--rounds N]``.
+"""Measure Skyward and its peers side by side: ``uv run bench/run.py [--only A,B] [--work X,Y] [--quick]``.
 
-Every measurement is one process, one at a time. Rounds are interleaved (all systems, then all again) and each number
-is the median over the rounds, so a machine that slows down slows everybody. What fails is told and left out.
+Every measurement is one process, one at a time. Rounds are interleaved (all systems, then all again) and each
+number is the median over the rounds, so a machine that slows down slows everybody. What fails is told, and left out.
 A whole run is kept as ``results/<date>.json``; any other only as ``results/last.tmp``.
 """
 
@@ -129,7 +129,8 @@ def one(python: Path, system: str, workload: str, *, quick: bool) -> dict[str, f
     """One measurement in a process of its own. Raises Unavailable if it fails."""
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
         answer, printed = Path(folder) / "answer.json", Path(folder) / "printed.txt"
-        command = [str(python), str(BENCH / "measure.py"), system, workload, "quick" if quick else "full", str(answer)]
+        size = "quick" if quick else "full"
+        command = [str(python), str(BENCH / "measure.py"), system, workload, size, str(answer)]
         with printed.open("wb") as output:
             process = subprocess.Popen(
                 command, cwd=folder, env=surroundings(), stdin=subprocess.DEVNULL,
@@ -153,9 +154,9 @@ def one(python: Path, system: str, workload: str, *, quick: bool) -> dict[str, f
 
 
 def surroundings() -> dict[str, str]:
-    """The environment variables of a measurement: the user's, without what `uv run` and this project added."""
-    mine = {name: value for name, value in os.environ.items() if not name.startswith(("UV", "VIRTUAL_ENV", "PYTHON"))}
-    return mine | {
+    """The environment variables of a measurement: the user's, without what `uv run` added."""
+    added = ("UV", "VIRTUAL_ENV", "PYTHON")
+    return {name: value for name, value in os.environ.items() if not name.startswith(added)} | {
         "PYTHONPATH": str(BENCH),  # workers of every system find `tasks`
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # or Ray rebuilds its workers' environment from ours
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -176,13 +177,15 @@ def machine() -> dict[str, Any]:
 
 def revision() -> str:
     """The commit that was measured, with a + if files were changed since."""
-    git = ["git", "-C", str(ROOT)]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        run = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return run.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def keep(record: dict[str, Any], *, whole: bool) -> Path:

@@ -1,4 +1,4 @@
-"""What `concurrent.futures.ProcessPoolExecutor` and loky have in common: everything but how they are opened."""
+"""What ProcessPoolExecutor and loky have in common: everything but how they are opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a workload asks of a system. The three after ``System`` are offered by some only, and left out elsewhere."""
+"""What a workload asks of a system. What comes after ``System`` is offered by some only."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import skyward as sky
+
 from systems.protocol import Task
 
 PATIENCE = 60.0

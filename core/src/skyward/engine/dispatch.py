@@ -173,7 +173,7 @@ class Dispatcher(LaneHandler):
             queue.append(task)
 
     def _offer(self, lane: Lane) -> None:
-        if lane.usable and not lane.queued_free and lane.load < lane.slots:
+        if lane.has_room and not lane.queued_free:
             lane.queued_free = True
             self._free.append(lane)
 
@@ -199,7 +199,7 @@ class Dispatcher(LaneHandler):
         while self._free and (self._queue or self._pinned):
             lane = self._free.popleft()
             lane.queued_free = False
-            if not lane.usable or lane.load >= lane.slots:
+            if not lane.has_room:
                 continue
             task = self._next_for(lane)
             if task is None:
@@ -249,8 +249,10 @@ class Dispatcher(LaneHandler):
 
     def on_started(self, task: Task, now: float) -> None:
         task.started = now
+        if task.done:  # cancelled before we heard that it had begun
+            return
         self._running.add(task)
-        task.future._is_running = True
+        task.future.note_running()
         if task.timeout:
             self._deadlines.watch(task, now)
         if wanted(TaskStarted):
@@ -335,7 +337,7 @@ class Dispatcher(LaneHandler):
         for blob in task.blobs:
             self._blobs.release(blob)
         self._packer.release(task.code)
-        task.data = b""
+        task.future.let_go()
 
     def _cancel(self, task: Task) -> None:
         """The caller wants it no more. What runs keeps its slot until its process says that it has ended."""
@@ -366,7 +368,7 @@ class Dispatcher(LaneHandler):
     # losing a process
 
     def on_lane_lost(self, lane: Lane, kind: str, cause: str) -> None:
-        """Decide what becomes of the tasks of a process that died; ``skyward.node.deaths`` names the kinds."""
+        """Decide what becomes of the tasks of a process that died; the kinds are those of ``node.deaths``."""
         self.remove_lane(lane)
         rank = lane.node.rank
         tasks = list(lane.unanswered.values())

@@ -72,6 +72,11 @@ class Lane:
     def load(self) -> int:
         return len(self.unanswered)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a task sent now would begin at once."""
+        return self.usable and len(self.unanswered) < self.slots and not (self.single_use and self._codes)
+
     # sending
 
     def attach(self, wire: Wire, received: int) -> None:

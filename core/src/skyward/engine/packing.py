@@ -1,8 +1,7 @@
 """Turning calls into what crosses: on the caller's thread, each function and each large value only once.
 
-A function is pickled when it is first dispatched, and again when something it refers to has changed: a global or a
-captured variable was rebound, or a list, dict or set among them was changed. What hides deeper (an attribute
-of an object, an element of an array) is not noticed: functions capture such things as they were.
+A function is pickled when it is first dispatched, and again when something it refers to has changed: see
+``skyward.engine.fingerprint``. Values in arguments are pickled at every dispatch.
 """
 
 from __future__ import annotations
@@ -11,11 +10,12 @@ import hashlib
 import threading
 import weakref
 from collections import OrderedDict
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from skyward.link.modules import Project, Source
-from skyward.link.pickling import Pickled, dumps, dumps_call, explain
+from skyward.engine.fingerprint import fingerprint
+from skyward.link.modules import Definition, Project, Source
+from skyward.link.pickling import Pickled, class_id, dumps, dumps_call, explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -53,22 +53,24 @@ class Packer:
         self._on_drop = on_drop
         self._lock = threading.RLock()
         self._by_function: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], Code]] = weakref.WeakKeyDictionary()
+        self._by_class: weakref.WeakKeyDictionary[
+            type, tuple[object, Definition, frozenset[weakref.ref[type]], frozenset[str]]
+        ] = weakref.WeakKeyDictionary()
         self._by_digest: OrderedDict[bytes, Code] = OrderedDict()
         self._next = 1
 
     def code(self, function: Any) -> Code:
         """Return the code of a decorated function. Raises SerializationError naming what can't be pickled."""
-        name, key = function.name, function._skyward_body
-        plain = isinstance(key, FunctionType)
-        now = fingerprint(key) if plain else ()
-        if plain:
-            known = self._by_function.get(key)
-            if known is not None and known[0] == now:
-                return known[1]
-        code = self._pack(function, name)
-        if plain:
-            with self._lock:
-                self._by_function[key] = (now, code)
+        body = function._skyward_body
+        # A plain function may be decorated anew for every call; bound methods are new objects every time.
+        key = body if isinstance(body, FunctionType) else function
+        now = fingerprint(body)
+        known = self._by_function.get(key)
+        if known is not None and known[0] == now:
+            return known[1]
+        code = self._pack(function, function.name)
+        with self._lock:
+            self._by_function[key] = (now, code)
         return code
 
     def _pack(self, function: Any, name: str) -> Code:
@@ -78,6 +80,7 @@ class Packer:
         except Exception as error:
             raise explain(error, function._skyward_body, name, name, "the function") from error
         modules = self._project.closure({*pickled.modules, *self._project.imported_by(function._skyward_body)})
+        modules.update(self._project.listings(pickled.files))
         state = hashlib.blake2b(pickled.data, digest_size=16)
         for source in sorted(modules.values(), key=lambda source: source.name):
             state.update(source.digest.encode())
@@ -136,11 +139,34 @@ class Packer:
             pickled = dumps_call(args, kwargs, is_project_module=self._project.is_project_module)
         except Exception as error:
             raise self._explain(error, args, kwargs, name) from error
-        modules = self._project.closure(pickled.modules) if pickled.modules else {}
+        modules = self._sources(pickled) if pickled.modules or pickled.classes else {}
         if not pickled.buffers and len(pickled.data) < 1 << 20:
             return pickled.data, (), False, modules
         data, blobs, is_blob = self.store(pickled, [self._blobs.intern(buffer) for buffer in pickled.buffers])
         return data, blobs, is_blob, modules
+
+    def _sources(self, pickled: Pickled) -> dict[str, Source]:
+        """Return the modules and classes that a pickle names, and all that those need."""
+        modules = set(pickled.modules)
+        found: dict[str, Source] = {}
+        todo = list(pickled.classes)
+        while todo:
+            kind = todo.pop()
+            number = class_id(kind)
+            if number in found:
+                continue
+            now = fingerprint(kind)
+            known = self._by_class.get(kind)
+            if known is None or known[0] != now:
+                whole = dumps(
+                    kind, is_project_module=self._project.is_project_module, name_classes=True, in_band=True
+                )
+                needs = (frozenset(map(weakref.ref, whole.classes)), whole.modules)
+                known = self._by_class[kind] = (now, Definition(number, whole.data), *needs)
+            found[number] = known[1]
+            todo += [other for ref in known[2] if (other := ref()) is not None]
+            modules |= known[3]
+        return {**found, **self._project.closure(modules)}
 
     @staticmethod
     def _explain(error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Exception:
@@ -159,82 +185,3 @@ def _crosses(value: Any) -> bool:
     except Exception:
         return False
     return True
-
-
-def fingerprint(function: Any) -> tuple[Any, ...]:
-    """Describe what a function refers to, so that a change of it shows. Cheap: run at every dispatch."""
-    if not isinstance(function, FunctionType):
-        return (Same(function),)
-    parts: list[Any] = []
-    _describe_function(function, parts, set())
-    return tuple(parts)
-
-
-def _describe_function(function: FunctionType, parts: list[Any], seen: set[int]) -> None:
-    if id(function) in seen:
-        return
-    seen.add(id(function))
-    parts.append(function.__code__)
-    parts.append(tuple(map(Same, function.__defaults__ or ())))
-    for cell in function.__closure__ or ():
-        try:
-            _describe(cell.cell_contents, parts, seen, 0)
-        except ValueError:  # not filled yet
-            parts.append(None)
-    if function.__module__ == "__main__" or "<locals>" in function.__qualname__:
-        for name in _global_names(function.__code__):
-            if name in function.__globals__:
-                _describe(function.__globals__[name], parts, seen, 0)
-
-
-def _describe(value: Any, parts: list[Any], seen: set[int], depth: int) -> None:
-    kind = type(value)
-    if kind in (int, float, str, bytes, bool, type(None)):
-        parts.append(value)
-    elif kind is FunctionType:
-        _describe_function(value, parts, seen)
-    elif kind in (list, tuple, set, frozenset, dict) and depth < 3 and len(value) <= 1000:
-        parts.append((kind, len(value)))
-        for item in value.items() if kind is dict else value:
-            _describe(item, parts, seen, depth + 1)
-    elif kind is ModuleType:
-        parts.append(value.__name__)
-    elif hasattr(kind, "_skyward_decorated"):  # a decorated function among the globals
-        body = value._skyward_body
-        if isinstance(body, FunctionType):
-            _describe_function(body, parts, seen)
-    else:
-        parts.append(Same(value))
-
-
-class Same:
-    """Equal to another of the same living object, and to nothing once it is gone: an id alone may be used again."""
-
-    __slots__ = ("_get",)
-
-    def __init__(self, value: Any) -> None:
-        try:
-            self._get: Callable[[], Any] = weakref.ref(value)
-        except TypeError:  # holds it: what has no weak references is small
-            self._get = lambda: value
-
-    def __eq__(self, other: object) -> bool:
-        mine = self._get()
-        return isinstance(other, Same) and mine is not None and mine is other._get()
-
-    def __hash__(self) -> int:
-        return 0
-
-
-_names: weakref.WeakKeyDictionary[CodeType, tuple[str, ...]] = weakref.WeakKeyDictionary()
-
-
-def _global_names(code: CodeType) -> tuple[str, ...]:
-    names = _names.get(code)
-    if names is None:
-        found = set(code.co_names)
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                found.update(_global_names(constant))
-        names = _names[code] = tuple(sorted(found))
-    return names

@@ -91,7 +91,7 @@ class PoolEngine:
         self.started = time.time()
         self.batches: dict[int, Batch] = {}
         self.log: deque[Log] = deque(maxlen=LOG_KEPT)
-        self._specs = specs
+        self._provider_name = specs[0][2].provider_name
         self._loop = loop.loop
         self._market = Market(specs, selection)
         self._providers: dict[str, Provider] = {}
@@ -131,7 +131,7 @@ class PoolEngine:
         """Describe the pool to plugins."""
         return Cluster(
             name=self.name,
-            provider=self._specs[0][2].provider_name,
+            provider=self._provider_name,
             nodes=self._scaler.bounds,
             accelerator=self.spec.accelerator,
             worker=self.spec.worker,
@@ -144,7 +144,7 @@ class PoolEngine:
         """Provision, and return when the pool is usable. Raises what made that impossible; then call
         ``stop``.
         """
-        publish(ClusterRequested(pool=self.name, provider=self._specs[0][2].provider_name, spec=self.spec))
+        publish(ClusterRequested(pool=self.name, provider=self._provider_name, spec=self.spec))
         self.state = PoolState.REQUESTING
         await self._market.survey()
         for provider in self._market.connected:
@@ -315,7 +315,7 @@ class PoolEngine:
 
     async def _retire(self, node: Node) -> None:
         """End a node that takes no more tasks, once it runs none."""
-        while node.busy and node.status == "draining":
+        while node.busy and node.status == "draining":  # noqa: ASYNC110  (rare; needs no event of its own)
             await asyncio.sleep(0.05)
         node.shut_down()
         node.close()
@@ -385,7 +385,7 @@ class PoolEngine:
         nodes = {node.rank: node for node in (*self._nodes.values(), *self._phases.values())}
         return picture(
             self.name,
-            self._specs[0][2].provider_name,
+            self._provider_name,
             self.state,
             [nodes[rank] for rank in sorted(nodes)],
             self.dispatcher,

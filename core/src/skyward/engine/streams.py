@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from skyward.link import frames
 from skyward.link.pickling import Pickled, dumps, explain, loads
 from skyward.link.windows import BATCH, WINDOW_BYTES, WINDOW_ITEMS
 

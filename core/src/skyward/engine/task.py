@@ -118,9 +118,17 @@ class TaskFuture(Future[Any]):
         if not super().cancel():
             return False
         self.set_running_or_notify_cancel()
-        if self._on_cancel is not None:
-            self._on_cancel()
+        on_cancel = self._on_cancel
+        if on_cancel is not None:
+            on_cancel()
         return True
+
+    def note_running(self) -> None:
+        self._is_running = True
+
+    def let_go(self) -> None:
+        """Forget the task, which is over: the two would be garbage that only the collector can find."""
+        self._on_cancel = None
 
     def running(self) -> bool:
         return self._is_running and not self.done()

@@ -4,12 +4,16 @@ A module belongs to the project when its source file lies outside the standard l
 it is not one of ours. Its source is sent, with that of every project module it imports anywhere (also inside
 functions), so that nothing has to be listed by hand. Nothing is imported or run here to find out.
 
+Beside modules, the same way carries what else a process needs once: the definition of a class that goes by value, and
+the text of a file whose functions do, for tracebacks.
+
 ``Project`` is the client's half, ``ShippedModules`` the node's.
 """
 
 from __future__ import annotations
 
 import ast
+import base64
 import hashlib
 import importlib.abc
 import importlib.machinery
@@ -22,6 +26,8 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
+
+from skyward.link.pickling import add_definition
 
 
 def _installed_prefixes() -> tuple[str, ...]:
@@ -46,6 +52,32 @@ class Source:
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "origin": self.origin, "package": self.is_package, "text": self.text}
+
+
+class Definition(Source):
+    """A pickled class, under its id."""
+
+    __slots__ = ("pickle",)
+
+    def __init__(self, class_id: str, pickle: bytes) -> None:
+        self.name = class_id
+        self.pickle = pickle
+        self.digest = hashlib.blake2b(pickle, digest_size=8).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"class": self.name, "pickle": base64.b64encode(self.pickle).decode()}
+
+
+class Listing(Source):
+    """The text of a file, or of a notebook's cell, that nobody imports."""
+
+    __slots__ = ()
+
+    def __init__(self, origin: str, text: str) -> None:
+        super().__init__(f"<{origin}>", origin, False, text)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"origin": self.origin, "text": self.text}
 
 
 class Project:
@@ -89,6 +121,19 @@ class Project:
             found[name] = source
             todo.append(name.rpartition(".")[0])
             todo.extend(self._imported(source))
+        return found
+
+    def listings(self, files: Iterable[str]) -> dict[str, Source]:
+        """Return the text of those files that are not modules of the project, as far as it is known."""
+        found: dict[str, Source] = {}
+        for file in files:
+            if self._is_installed(file):
+                continue
+            linecache.checkcache(file)
+            text = "".join(linecache.getlines(file))
+            if text:
+                listing = Listing(file, text)
+                found[listing.name] = listing
         return found
 
     def imported_by(self, function: Any) -> frozenset[str]:
@@ -194,14 +239,22 @@ class ShippedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self._sources: dict[str, tuple[str, bool, str]] = {}
 
     def add(self, sources: Iterable[dict[str, Any]]) -> None:
-        """Take new or changed sources; a module that was imported from an older one is imported anew."""
+        """Take new or changed sources. After a change every module is imported anew, because others hold parts of it."""
+        changed = False
         for item in sources:
-            name, entry = item["name"], (item["origin"], item["package"], item["text"])
-            if name in self._sources and self._sources[name] != entry:
+            if "class" in item:
+                add_definition(item["class"], base64.b64decode(item["pickle"]))
+                continue
+            origin, text = item["origin"], item["text"]
+            if origin:
+                linecache.cache[origin] = (len(text), None, text.splitlines(True), origin)
+            if "name" in item:
+                entry = (origin, item["package"], text)
+                changed |= self._sources.get(item["name"], entry) != entry
+                self._sources[item["name"]] = entry
+        if changed:
+            for name in self._sources:
                 sys.modules.pop(name, None)
-            self._sources[name] = entry
-            if entry[0]:
-                linecache.cache[entry[0]] = (len(entry[2]), None, entry[2].splitlines(True), entry[0])
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 

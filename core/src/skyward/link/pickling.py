@@ -41,9 +41,9 @@ _ATOMS = frozenset({int, float, bool, type(None), str, bytes, complex})
 
 
 class Pickler(cloudpickle.Pickler):
-    """cloudpickle with our rules. ``modules`` collects the project modules that were named.
+    """cloudpickle with our rules. ``modules`` collects the project modules that were named, ``files`` where the
+    functions that go by value were written, ``classes`` the classes that go by value, where only their ids are wanted.
 
-    ``classes`` collects the classes that are named by id though they go by value; None: they go into the pickle.
     ``to_client``: what came from there is named.
     """
 
@@ -51,18 +51,19 @@ class Pickler(cloudpickle.Pickler):
         self,
         file: io.BytesIO,
         *,
-        buffer_callback: Callable[[pickle.PickleBuffer], Any],
+        buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
         is_project_module: Callable[[str], bool],
-        modules: set[str],
-        classes: set[type] | None,
         to_client: bool,
-        root: object = None,
+        name_classes: bool,
+        root: object,
     ) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+        self.modules: set[str] = set()
+        self.classes: set[type] = set()
+        self.files: set[str] = set()
         self._is_project_module = is_project_module
-        self._modules = modules
-        self._classes = classes
         self._to_client = to_client
+        self._name_classes = name_classes
         self._root = root
 
     def reducer_override(self, obj: Any) -> Any:
@@ -80,7 +81,7 @@ class Pickler(cloudpickle.Pickler):
                 return named
         elif isinstance(obj, ModuleType):
             if self._is_project_module(obj.__name__):
-                self._modules.add(obj.__name__)
+                self.modules.add(obj.__name__)
                 return _import_module, (obj.__name__,)
         return super().reducer_override(obj)
 
@@ -94,8 +95,8 @@ class Pickler(cloudpickle.Pickler):
                     _made_here.add(obj)
             else:
                 _keep(obj)
-                if self._classes is not None and obj is not self._root:
-                    self._classes.add(obj)
+                if self._name_classes and obj is not self._root:
+                    self.classes.add(obj)
                     return known_class, (class_id(obj), obj.__name__)
         self._note(obj.__module__)
         return super().reducer_override(obj)
@@ -104,11 +105,14 @@ class Pickler(cloudpickle.Pickler):
         if self._to_client and obj.__module__ == "__main__" and "<" not in obj.__qualname__:
             return main_function, (obj.__qualname__, obj.__code__.co_name, obj.__code__.co_firstlineno)
         self._note(obj.__module__)
-        return super().reducer_override(obj)
+        reduced = super().reducer_override(obj)
+        if reduced is not NotImplemented:
+            self.files.add(obj.__code__.co_filename)
+        return reduced
 
     def _note(self, module: str | None) -> None:
         if module is not None and self._is_project_module(module):
-            self._modules.add(module)
+            self.modules.add(module)
 
     def _named_function(self, function: Any) -> Any:
         """Name a decorated function of a project module: there, the name means the wrapper, not the plain function."""
@@ -264,21 +268,19 @@ def no_project_module(name: str) -> bool:
 
 
 class Pickled:
-    """A pickle and what hangs on it. ``buffers``: taken out of band, in the order the unpickler wants them."""
+    """A pickle and what hangs on it. ``buffers``: taken out of band, in the order the unpickler wants them.
 
-    __slots__ = ("buffers", "classes", "data", "modules")
+    For the rest see ``Pickler``.
+    """
 
-    def __init__(
-        self,
-        data: bytes,
-        buffers: Sequence[memoryview] = (),
-        modules: Iterable[str] = (),
-        classes: Iterable[type] = (),
-    ) -> None:
+    __slots__ = ("buffers", "classes", "data", "files", "modules")
+
+    def __init__(self, data: bytes, buffers: Sequence[memoryview] = (), found: Pickler | None = None) -> None:
         self.data = data
         self.buffers = tuple(buffers)
-        self.modules = frozenset(modules)
-        self.classes = frozenset(classes)
+        self.modules: frozenset[str] = frozenset(found.modules) if found else frozenset()
+        self.classes: frozenset[type] = frozenset(found.classes) if found else frozenset()
+        self.files: frozenset[str] = frozenset(found.files) if found else frozenset()
 
 
 def dumps(
@@ -287,10 +289,12 @@ def dumps(
     is_project_module: Callable[[str], bool] = no_project_module,
     to_client: bool = False,
     name_classes: bool = False,
+    in_band: bool = False,
 ) -> Pickled:
     """Pickle ``value``. Raises whatever its classes raise; callers turn that into ``explain``.
 
-    ``name_classes``: classes that go by value are only named; what is pickled as a whole goes by value all the same.
+    ``name_classes``: classes that go by value are only named, other than ``value`` itself. ``in_band``: no buffer is
+    taken out.
     """
     buffers: list[memoryview] = []
 
@@ -305,19 +309,16 @@ def dumps(
         return False
 
     file = io.BytesIO()
-    modules: set[str] = set()
-    classes: set[type] | None = set() if name_classes else None
     pickler = Pickler(
         file,
-        buffer_callback=take,
+        buffer_callback=None if in_band else take,
         is_project_module=is_project_module,
-        modules=modules,
-        classes=classes,
         to_client=to_client,
+        name_classes=name_classes,
         root=value,
     )
     pickler.dump(value)
-    return Pickled(file.getvalue(), buffers, modules, classes or ())
+    return Pickled(file.getvalue(), buffers, pickler)
 
 
 def dumps_call(

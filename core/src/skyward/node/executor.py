@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from skyward.link import frames
 from skyward.link.frames import ResultFrame, TaskFrame
@@ -28,6 +28,9 @@ from skyward.link.pickling import Pickled, dumps_value, explain, loads
 from skyward.node.failures import pickle_failure
 from skyward.node.streams import InStream, OutStream, StreamClosed
 from skyward.runtime import current_task, shard_place
+
+if TYPE_CHECKING:
+    from skyward.output import TaskStream
 
 ABANDON_AFTER = 2.0
 """Seconds that a cancelled task in a thread has before its slot is given to a new thread."""
@@ -211,8 +214,8 @@ class Executor:
         try:
             return self._run_body(running, function, args, kwargs)
         finally:
-            sys.stdout.finish()  # type: ignore[attr-defined]  # ours on a node: what was printed without a newline
-            sys.stderr.finish()  # type: ignore[attr-defined]
+            for stream in (sys.stdout, sys.stderr):
+                cast("TaskStream", stream).finish()  # what was printed without a newline
 
     def _run_body(
         self, running: Running, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -37,14 +37,14 @@ def pickle_failure(error: BaseException) -> Pickled:
         "notes": [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)],
     }
     try:
-        pickled = dumps((error, text, description), main_by_name=True)
+        pickled = dumps((error, text, description), to_client=True)
         if "__main__" not in kind.__module__:
             loads(pickled.data, pickled.buffers)
         return pickled
     except Exception:
         pass
     try:
-        return dumps((None, text, {**description, "class": kind}), main_by_name=True)
+        return dumps((None, text, {**description, "class": kind}), to_client=True)
     except Exception:
         return dumps((None, text, description))
 
