@@ -1,8 +1,9 @@
 """An environment for each system, made by uv in ``bench/.envs``, all with the Python that runs the driver.
 
-They are kept: a peer's is made anew only when what it asks for changes, or when its folder is deleted (which is
-how to get newer versions). Skyward's gets this checkout's distributions each time, built and installed as a user
-would get them: what is edited during a run is not measured. What can't be installed is an ``Unavailable`` with uv's last line.
+They are kept: a peer's is made anew only when what it asks for changes, or when its folder is deleted, which
+is how to get newer versions. Skyward's gets this checkout's distributions each time, built and installed as a
+user would get them: what is edited during a run is not measured. What can't be installed is an
+``Unavailable`` with uv's last line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The process that is measured, run in a system's environment: ``measure.py SYSTEM WORKLOAD full|quick ANSWER``.
+"""The process that is measured, in a system's environment: ``measure.py SYSTEM WORKLOAD full|quick ANSWER``.
 
 The metrics go, as JSON, into the file ANSWER: systems print what they like on stdout.
 """

@@ -55,7 +55,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Where we stand in one metric. ``ratio``: times as good as ``best_peer``; ``met``: None without a budget."""
+    """Where we stand in one metric. ``ratio``: times as good as the peer; ``met``: None without a budget."""
 
     best_peer: str | None
     ratio: float | None

@@ -1,8 +1,8 @@
 """Measure Skyward and its peers side by side: ``uv run bench/run.py [--only A,B] [--work X,Y] [--quick]``.
 
 Every measurement is one process, one at a time. Rounds are interleaved (all systems, then all again) and each
-number is the median over the rounds, so a machine that slows down slows everybody. What fails is told, and left out.
-A whole run is kept as ``results/<date>.json``; any other only as ``results/last.tmp``.
+number is the median over the rounds, so a machine that slows down slows everybody. What fails is told, and
+left out. A whole run is kept as ``results/<date>.json``; any other only as ``results/last.tmp``.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def one(python: Path, system: str, workload: str, *, quick: bool) -> dict[str, f
         command = [str(python), str(BENCH / "measure.py"), system, workload, size, str(answer)]
         with printed.open("wb") as output:
             process = subprocess.Popen(
-                command, cwd=folder, env=surroundings(), stdin=subprocess.DEVNULL,
+                command, cwd=folder, env=surroundings(python), stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
             try:
@@ -153,10 +153,11 @@ def one(python: Path, system: str, workload: str, *, quick: bool) -> dict[str, f
         return metrics
 
 
-def surroundings() -> dict[str, str]:
-    """The environment variables of a measurement: the user's, without what `uv run` added."""
+def surroundings(python: Path) -> dict[str, str]:
+    """The environment variables of a measurement: the user's, without what `uv run` added, activated."""
     added = ("UV", "VIRTUAL_ENV", "PYTHON")
     return {name: value for name, value in os.environ.items() if not name.startswith(added)} | {
+        "PATH": os.pathsep.join((str(python.parent), os.environ.get("PATH", os.defpath))),
         "PYTHONPATH": str(BENCH),  # workers of every system find `tasks`
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # or Ray rebuilds its workers' environment from ours
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ QUICK = Sizes(
 
 
 @contextmanager
-def running(system: System, workers: int, *, warm: bool = True) -> Iterator[System]:
+def running(system: System, workers: int, *, warm: bool = True) -> Generator[System, None, None]:
     """Start the system and end it. ``warm``: every worker has run something before the clock does."""
     system.start(workers)
     try:
@@ -124,7 +124,7 @@ def throughput(system: System, sizes: Sizes) -> Metrics:
 
 
 def array(system: System, sizes: Sizes) -> Metrics:
-    """A large array there and back, every page of it read; another one each time, so that nothing is known."""
+    """A large array there and back, every page of it read; another one each time: nothing is known yet."""
     times: list[float] = []
     payload = random_array(sizes)
     with running(system, WORKERS):
@@ -201,8 +201,12 @@ def broadcast(system: System, sizes: Sizes) -> Metrics:
 
 
 def random_array(sizes: Sizes) -> Any:
-    """Noise: compressing it gains nothing."""
-    return np.random.default_rng(7).random(sizes.payload_bytes // 8)
+    """Noise: compressing it gains nothing. Integers: their sum is exact, in whatever order numpy adds.
+
+    It does that in another order where an array is not aligned, and some systems hand out such arrays.
+    """
+    limits = np.iinfo(np.int64)
+    return np.random.default_rng(7).integers(limits.min, limits.max, sizes.payload_bytes // 8)
 
 
 def resident_bytes(*, reset: bool = False) -> int:

@@ -6,7 +6,8 @@ have no end at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Generator, Iterator
 
 import skyward as sky
 
@@ -14,7 +15,7 @@ import skyward as sky
 # Out: a generator function. Each item arrives when it is yielded, not when the function is done, so this one,
 # which never is, works too: the reader decides when to stop.
 @sky.function
-def fibonacci() -> Iterator[int]:
+def fibonacci() -> Generator[int]:
     a, b = 0, 1
     while True:
         yield a
@@ -37,12 +38,11 @@ def running_mean(numbers: Iterator[float]) -> Iterator[float]:
 
 
 with sky.Compute(nodes=1) as pool:
-    # An iterator that is dropped or closed ends its generator on the node (a `finally` there runs), and the
-    # node is free for the next task.
-    for n in fibonacci() >> pool:
-        if n > 10:
-            break
-        print(n)
+    # Whoever stops reading early closes the stream: that ends the generator on its node, where a `finally` of
+    # it runs, and frees the slot for the next task.
+    stream = fibonacci() >> pool
+    print(list(itertools.islice(stream, 10)))
+    stream.close()
 
     print(total(iter(range(100_000))) >> pool)
 
@@ -54,13 +54,7 @@ with sky.Compute(nodes=1) as pool:
 
 # Prints:
 #
-#   0
-#   1
-#   1
-#   2
-#   3
-#   5
-#   8
+#   [0, 1, 1, 2, 3, 5, 8, 13, 21, 34]
 #   4999950000
 #   2.0
 #   3.0

@@ -47,13 +47,13 @@ with sky.Compute(nodes=1, worker=sky.Worker(concurrency=2, executor="process")) 
     # A task that runs too long is ended, and its caller told. Without a limit of its own it has the pool's,
     # `default_compute_timeout`, which is five minutes.
     try:
-        _ = fetch(60.0).with_timeout(0.5) >> pool
+        print(fetch(60.0).with_timeout(0.5) >> pool)
     except TimeoutError as error:
         print(type(error).__name__, "|", str(error).partition(";")[0])
 
     # A task that crashes its process is not run again: it would most likely crash again.
     try:
-        _ = crash() >> pool
+        print(crash() >> pool)
     except sky.TaskLostError as error:
         print(type(error).__name__, "|", error)
 

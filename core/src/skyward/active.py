@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from skyward.errors import NoActivePoolError, UsageError
 
 if TYPE_CHECKING:
-    from skyward.compute import Pool
+    from skyward.pool import Pool
 
 active_pool: ContextVar[Pool | None] = ContextVar("skyward_pool", default=None)
 
@@ -25,12 +25,26 @@ class ActivePool:
 
 sky = ActivePool()
 
+
+def activate(pool: Pool) -> Token[Pool | None]:
+    """Make ``pool`` what ``sky`` means in this context; give the answer to ``deactivate``."""
+    return active_pool.set(pool)
+
+
+def deactivate(token: Token[Pool | None]) -> None:
+    """Undo that. In another context, such as another thread's, there is nothing to undo."""
+    try:
+        active_pool.reset(token)
+    except ValueError:
+        return
+
+
 type Target = Pool | ActivePool | ModuleType
 
 
 def resolve(target: Any) -> Pool:
     """Return the pool that a target means. Raises NoActivePoolError, or UsageError for what is no target."""
-    from skyward.compute import Pool
+    from skyward.pool import Pool
 
     if isinstance(target, Pool):
         return target
@@ -42,7 +56,9 @@ def resolve(target: Any) -> Pool:
                 "or give the pool itself as target"
             )
         return pool
-    if isinstance(target, type) or callable(target):
+    if type(target).__module__ == "skyward.aio":
+        hint = "in coroutines it is awaited: `await pool.run(task(...))`"
+    elif isinstance(target, type) or callable(target) or hasattr(target, "__enter__"):
         hint = "open it first: `with sky.Compute(...) as pool:`"
     else:
         hint = "write `task(...) >> pool`, with the pool of `with sky.Compute(...) as pool:`, or `>> sky`"

@@ -2,7 +2,8 @@
 
 Values only: nothing is looked up or pulled. A version that we know no tag for is an error here, before a
 machine is rented to find that out; ``DockerImage.of`` takes any tag unseen. Which tag goes with which
-version is the publishers' doing; the tables say where they were read.
+version is the publishers' doing. The tables are from general knowledge and have not been held against a
+registry; each names the page that decides.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from skyward.errors import ConfigError, UnknownNameError
 _UBUNTU = ("20.04", "22.04", "24.04")
 _CUDA_VARIANTS = ("base", "runtime", "devel", "cudnn-runtime", "cudnn-devel")
 
-# The last patch release of each minor version that has images.
-# Source: https://hub.docker.com/r/nvidia/cuda/tags, read 2026-11.
+# The last known patch release of each minor version. Decides: https://hub.docker.com/r/nvidia/cuda/tags
 _CUDA_PATCH = {
     "12.0": "12.0.1",
     "12.1": "12.1.1",
@@ -32,10 +32,10 @@ _CUDA_PATCH = {
 _CUDNN = {"12.0": "cudnn8", "12.1": "cudnn8", "12.2": "cudnn8", "12.3": "cudnn9"}
 
 # PyTorch release -> (tag, CUDA) of the monthly container that has it.
-# Source: https://docs.nvidia.com/deeplearning/frameworks/support-matrix, read 2026-11.
+# Decides: https://docs.nvidia.com/deeplearning/frameworks/support-matrix
 _NGC_PYTORCH = {"2.6": ("24.11-py3", "12.6"), "2.7": ("25.03-py3", "12.8"), "2.8": ("25.04-py3", "12.9")}
 
-# Source: https://hub.docker.com/r/runpod/pytorch/tags and /r/runpod/base/tags, read 2026-11.
+# Decide: https://hub.docker.com/r/runpod/pytorch/tags and /r/runpod/base/tags
 _RUNPOD_PYTORCH = {
     "2.6": ("1.0.2-cu1281-torch260-ubuntu2404", "12.8", "24.04"),
     "2.7": ("1.0.2-cu1281-torch271-ubuntu2204", "12.8", "22.04"),

@@ -1,7 +1,7 @@
 """What a user writes: decorated functions, the calls they make, and the operators that send those somewhere.
 
-A decorated function called on the client runs nothing: it returns a frozen ``PendingFunction``. Inside a task (and
-under ``.local``) there is nothing to send a call to, so there it simply runs.
+A decorated function called on the client runs nothing: it returns a frozen ``PendingFunction``. Inside a task
+(and under ``.local``) there is nothing to send a call to, so there it simply runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from typing import Any, Literal, cast, overload
+from typing import Any, Concatenate, Literal, Never, Self, TypeGuard, cast, overload
 
 from skyward.active import Target, resolve, sky
 from skyward.errors import ConfigError, UsageError
@@ -20,7 +20,7 @@ __all__ = ["Function", "PendingFunction", "PendingFunctionGroup", "StreamGroup",
 
 
 class Function[**P, T, R]:
-    """A decorated function. ``P``: its parameters; ``T``: what a task of it returns; ``R``: what a plain call returns.
+    """A decorated function. ``P``: its parameters, ``T``: what a task returns, ``R``: what a call returns.
 
     ``T`` and ``R`` differ for coroutine functions: the task returns what they return when awaited.
     """
@@ -28,7 +28,14 @@ class Function[**P, T, R]:
     _skyward_decorated = True
     """Tells the pickler, which knows nothing of this module, that the plain function is ``_skyward_body``."""
 
+    __name__: str
+    __qualname__: str
+
     def __init__(self, body: Callable[P, R], timeout: float | None = None) -> None:
+        self.become(body, timeout)
+
+    def become(self, body: Callable[P, R], timeout: float | None) -> None:
+        """Take a body and a timeout. For unpickling, where the object is there before its body."""
         if not callable(body) or isinstance(body, type):
             raise UsageError(f"@sky.function decorates a function, not {body!r}")
         self._skyward_body = body
@@ -56,17 +63,43 @@ class Function[**P, T, R]:
             current_task.reset(token)
 
     def wrap_body(self, decorator: Callable[[Callable[P, R]], Callable[P, R]]) -> Function[P, T, R]:
-        """Return this function with its body decorated: what lets other decorators stand above ``@sky.function``."""
-        return Function(decorator(self._skyward_body), self.timeout)
+        """Return this function with its body decorated, so that other decorators can stand above this one."""
+        return Function[P, T, R](decorator(self._skyward_body), self.timeout)
 
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
+    @property
+    def body(self) -> Callable[P, R]:
+        """The plain function."""
+        return self._skyward_body
+
+    @functools.cached_property
+    def yields(self) -> bool:
+        """Whether it is a generator function: its calls stream."""
+        import inspect
+
+        body = inspect.unwrap(self._skyward_body)
+        return inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body)
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__[S, **Q, U, V](
+        self: Function[Concatenate[S, Q], U, V], instance: S, owner: type | None = None
+    ) -> Function[Q, U, V]: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Bind like a plain function, so that methods can be decorated."""
         if instance is None:
             return self
         bind = getattr(self._skyward_body, "__get__")  # noqa: B009  (a Callable need not have one)
-        return Function(bind(instance, owner), self.timeout)
+        return Function[..., Any, Any](bind(instance, owner), self.timeout)
 
-    # The body is set after the object exists, because it may refer to it: recursion, through its own global name.
+    def _not_called(self, other: Never) -> Never:
+        raise UsageError(
+            f"call it first: `{self.name}(...) >> pool`; a function that was not called is no task"
+        )
+
+    __rshift__ = __gt__ = __matmul__ = __and__ = _not_called
+
+    # The body is set after the object exists, because it may refer to it: recursion, through its global name.
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty_function, (), (self._skyward_body, self.timeout), None, None, _restore_function
 
@@ -75,11 +108,11 @@ class Function[**P, T, R]:
 
 
 def _empty_function() -> Function[..., Any, Any]:
-    return Function.__new__(Function)
+    return cast("Any", Function).__new__(Function)  # type: ignore[no-any-return]
 
 
 def _restore_function(made: Function[..., Any, Any], state: tuple[Callable[..., Any], float | None]) -> None:
-    Function.__init__(made, *state)
+    made.become(*state)
 
 
 def _checked_timeout(timeout: object) -> float | None:
@@ -124,10 +157,11 @@ class PendingFunction[T]:
     def __and__(self, other: Any) -> Any:
         """Group with another call, to run in parallel: ``(a & b) >> pool``."""
         if isinstance(other, PendingFunctionGroup):
-            return PendingFunctionGroup((self, *other.items))
-        return PendingFunctionGroup((self, _member(other)))
+            return PendingFunctionGroup[*tuple[Any, ...]]((self, *other.items))
+        return PendingFunctionGroup[*tuple[Any, ...]]((self, _member(other)))
 
-    def __lt__(self, other: object) -> Any:
+    # Never: to type checkers no argument is right, so that they report what raises here.
+    def __lt__(self, other: Never) -> Never:
         raise UsageError(f"write `{self.fn.name}(...) > pool`: the call on the left, the pool on the right")
 
     def __bool__(self) -> bool:
@@ -140,22 +174,50 @@ class PendingFunction[T]:
         return f"<pending {self.fn.name}(...): send it with `>> pool`>"
 
 
-class PendingFunctionGroup[*Ts]:
-    """Calls to run in parallel; ``>>`` returns a tuple of their values, in order. Immutable."""
+class _Group:
+    """Several calls: they go to a pool with ``>>`` only."""
 
     __slots__ = ("items",)
 
     def __init__(self, items: tuple[PendingFunction[Any], ...]) -> None:
         self.items = items
 
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[PendingFunction[Any]]:
+        return iter(self.items)
+
+    def __gt__(self, target: Never) -> Never:
+        raise UsageError("a group goes to a pool with `>>`: `(a & b) >> pool`; `>` takes a single call")
+
+    def __matmul__(self, target: Never) -> Never:
+        raise UsageError("a group goes to a pool with `>>`: `(a & b) >> pool`; `@` takes a single call")
+
+    def __bool__(self) -> bool:
+        raise UsageError(
+            "a group has not run, so it is neither true nor false: send it first, `(a & b) >> pool`"
+        )
+
+    def __repr__(self) -> str:
+        return f"<group of {len(self.items)} pending calls: send it with `>> pool`>"
+
+
+class PendingFunctionGroup[*Ts](_Group):
+    """Calls to run in parallel; ``>>`` returns a tuple of their values, in order. Immutable."""
+
+    __slots__ = ()
+
     @overload
     def __and__[U](self, other: PendingFunction[U]) -> PendingFunctionGroup[*Ts, U]: ...
     @overload
-    def __and__(self, other: PendingFunctionGroup[*tuple[Any, ...]]) -> PendingFunctionGroup[*tuple[Any, ...]]: ...
+    def __and__(
+        self, other: PendingFunctionGroup[*tuple[Any, ...]]
+    ) -> PendingFunctionGroup[*tuple[Any, ...]]: ...
     def __and__(self, other: Any) -> Any:
         if isinstance(other, PendingFunctionGroup):
-            return PendingFunctionGroup((*self.items, *other.items))
-        return PendingFunctionGroup((*self.items, _member(other)))
+            return PendingFunctionGroup[*tuple[Any, ...]]((*self.items, *other.items))
+        return PendingFunctionGroup[*tuple[Any, ...]]((*self.items, _member(other)))
 
     def __rshift__(self, target: Target) -> tuple[*Ts]:
         """Run all in parallel and return their values. The first failure is raised, and cancels the rest."""
@@ -165,29 +227,14 @@ class PendingFunctionGroup[*Ts]:
         """Return the group with another limit on how long each call may run."""
         return PendingFunctionGroup(tuple(item.with_timeout(seconds) for item in self.items))
 
-    def __len__(self) -> int:
-        return len(self.items)
 
-    def __iter__(self) -> Iterator[PendingFunction[Any]]:
-        return iter(self.items)
-
-    def __gt__(self, target: object) -> Any:
-        raise UsageError("a group goes to a pool with `>>`: `(a & b) >> pool`; `>` takes a single call")
-
-    def __matmul__(self, target: object) -> Any:
-        raise UsageError("a group goes to a pool with `>>`: `(a & b) >> pool`; `@` takes a single call")
-
-    def __repr__(self) -> str:
-        return f"<group of {len(self.items)} pending calls: send it with `>> pool`>"
-
-
-class StreamGroup[T]:
+class StreamGroup[T](_Group):
     """A group whose values are yielded as they come: what ``gather(..., stream=True)`` returns."""
 
-    __slots__ = ("items", "ordered")
+    __slots__ = ("ordered",)
 
     def __init__(self, items: tuple[PendingFunction[T], ...], ordered: bool) -> None:
-        self.items = items
+        super().__init__(items)
         self.ordered = ordered
 
     def __rshift__(self, target: Target) -> Iterator[T]:
@@ -198,31 +245,62 @@ class StreamGroup[T]:
         """Return the group with another limit on how long each call may run."""
         return StreamGroup(tuple(item.with_timeout(seconds) for item in self.items), self.ordered)
 
-    def __len__(self) -> int:
-        return len(self.items)
+
+def _is_pending(value: object) -> TypeGuard[PendingFunction[Any]]:
+    return isinstance(value, PendingFunction)
 
 
 def _member(other: object) -> PendingFunction[Any]:
-    if isinstance(other, PendingFunction):
-        return cast("PendingFunction[Any]", other)
+    if _is_pending(other):
+        return other
     if isinstance(other, (Function, StreamGroup)):
         raise UsageError(f"`&` groups calls, not {other!r}: call the function first")
     raise UsageError(
-        f"`&` groups calls that have not run, and the right side is already a value ({type(other).__name__}): "
+        f"`&` groups calls that have not run, and one side is already a value ({type(other).__name__}): "
         "Python binds `>>` tighter than `&`, so write `(a & b) >> pool`"
     )
 
 
+# One overload an arity, because a variadic type can't be taken out of its PendingFunction; each on one line,
+# to be read as a table. More calls than these are typed by what they have in common.
+
+
+# fmt: off
 @overload
-def gather[A](a: PendingFunction[A], /, *, stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[A]: ...  # noqa: E501  (one signature, one line)
+def gather[A](a: PendingFunction[A], /, *, stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[A]: ...  # noqa: E501
 @overload
 def gather[A, B](a: PendingFunction[A], b: PendingFunction[B], /, *, stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[A, B]: ...  # noqa: E501
 @overload
 def gather[A, B, C](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], /, *, stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[A, B, C]: ...  # noqa: E501
 @overload
+def gather[A, B, C, D](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], d: PendingFunction[D], /, *, stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[A, B, C, D]: ...  # noqa: E501
+@overload
+def gather[A, B, C, D, E](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], d: PendingFunction[D], e: PendingFunction[E], /, *, stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[A, B, C, D, E]: ...  # noqa: E501
+@overload
+def gather[A, B, C, D, E, F](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], d: PendingFunction[D], e: PendingFunction[E], f: PendingFunction[F], /, *, stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[A, B, C, D, E, F]: ...  # noqa: E501
+@overload
+def gather[A, B, C, D, E, F, G](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], d: PendingFunction[D], e: PendingFunction[E], f: PendingFunction[F], g: PendingFunction[G], /, *, stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[A, B, C, D, E, F, G]: ...  # noqa: E501
+@overload
+def gather[A, B, C, D, E, F, G, H](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], d: PendingFunction[D], e: PendingFunction[E], f: PendingFunction[F], g: PendingFunction[G], h: PendingFunction[H], /, *, stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[A, B, C, D, E, F, G, H]: ...  # noqa: E501
+@overload
 def gather[T](*pendings: PendingFunction[T], stream: Literal[False] = False, ordered: bool = True) -> PendingFunctionGroup[*tuple[T, ...]]: ...  # noqa: E501
 @overload
-def gather[T](*pendings: PendingFunction[T], stream: Literal[True], ordered: bool = True) -> StreamGroup[T]: ...
+def gather[A, B](a: PendingFunction[A], b: PendingFunction[B], /, *, stream: Literal[True], ordered: bool = True) -> StreamGroup[A | B]: ...  # noqa: E501
+@overload
+def gather[A, B, C](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], /, *, stream: Literal[True], ordered: bool = True) -> StreamGroup[A | B | C]: ...  # noqa: E501
+@overload
+def gather[A, B, C, D](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], d: PendingFunction[D], /, *, stream: Literal[True], ordered: bool = True) -> StreamGroup[A | B | C | D]: ...  # noqa: E501
+@overload
+def gather[A, B, C, D, E](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], d: PendingFunction[D], e: PendingFunction[E], /, *, stream: Literal[True], ordered: bool = True) -> StreamGroup[A | B | C | D | E]: ...  # noqa: E501
+@overload
+def gather[A, B, C, D, E, F](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], d: PendingFunction[D], e: PendingFunction[E], f: PendingFunction[F], /, *, stream: Literal[True], ordered: bool = True) -> StreamGroup[A | B | C | D | E | F]: ...  # noqa: E501
+@overload
+def gather[A, B, C, D, E, F, G](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], d: PendingFunction[D], e: PendingFunction[E], f: PendingFunction[F], g: PendingFunction[G], /, *, stream: Literal[True], ordered: bool = True) -> StreamGroup[A | B | C | D | E | F | G]: ...  # noqa: E501
+@overload
+def gather[A, B, C, D, E, F, G, H](a: PendingFunction[A], b: PendingFunction[B], c: PendingFunction[C], d: PendingFunction[D], e: PendingFunction[E], f: PendingFunction[F], g: PendingFunction[G], h: PendingFunction[H], /, *, stream: Literal[True], ordered: bool = True) -> StreamGroup[A | B | C | D | E | F | G | H]: ...  # noqa: E501
+@overload
+def gather[T](*pendings: PendingFunction[T], stream: Literal[True], ordered: bool = True) -> StreamGroup[T]: ...  # noqa: E501
+# fmt: on
 def gather(*pendings: Any, stream: bool = False, ordered: bool = True) -> Any:
     """Group calls to run in parallel; the same as ``a & b & c``.
 
@@ -232,7 +310,7 @@ def gather(*pendings: Any, stream: bool = False, ordered: bool = True) -> Any:
     items = tuple(_member(pending) for pending in pendings)
     if not items:
         raise UsageError("sky.gather() needs at least one pending call")
-    return StreamGroup(items, ordered) if stream else PendingFunctionGroup(items)
+    return StreamGroup(items, ordered) if stream else PendingFunctionGroup[*tuple[Any, ...]](items)
 
 
 class _Decorator:
@@ -242,13 +320,17 @@ class _Decorator:
         self._timeout = _checked_timeout(timeout)
 
     @overload
-    def __call__[**P, T](self, fn: Callable[P, Coroutine[Any, Any, T]]) -> Function[P, T, Coroutine[Any, Any, T]]: ...
+    def __call__[**P, T](
+        self, fn: Callable[P, Coroutine[Any, Any, T]]
+    ) -> Function[P, T, Coroutine[Any, Any, T]]: ...
     @overload
-    def __call__[**P, T](self, fn: Callable[P, AsyncIterator[T]]) -> Function[P, Iterator[T], AsyncIterator[T]]: ...
+    def __call__[**P, T](
+        self, fn: Callable[P, AsyncIterator[T]]
+    ) -> Function[P, Iterator[T], AsyncIterator[T]]: ...
     @overload
     def __call__[**P, T](self, fn: Callable[P, T]) -> Function[P, T, T]: ...
     def __call__(self, fn: Any) -> Any:
-        return Function(fn, self._timeout)
+        return Function[..., Any, Any](fn, self._timeout)
 
 
 @overload
@@ -262,13 +344,11 @@ def function(*, timeout: float | None = None) -> _Decorator: ...
 def function(fn: Any = None, *, timeout: float | None = None) -> Any:
     """Mark a function for remote execution: calling it then returns a ``PendingFunction`` and runs nothing.
 
-    ``timeout``: seconds one call may run; None: the pool's ``default_compute_timeout``. Generator functions stream
-    their items; coroutine functions run on the worker's event loop.
+    ``timeout``: seconds one call may run; None: the pool's ``default_compute_timeout``. Generator functions
+    stream their items; coroutine functions run on the worker's event loop.
     """
     if fn is None:
         return _Decorator(timeout)
     if isinstance(fn, Function):
         raise UsageError(f"{fn!r} is decorated already")
-    return Function(fn, timeout)
-
-
+    return Function[..., Any, Any](fn, timeout)

@@ -1,12 +1,14 @@
-"""From what the user wrote to what a pool is opened with. Every mistake that can be seen is raised here, before
-anything starts."""
+"""From what the user wrote to what a pool is opened with.
+
+Every mistake that can be seen is raised here, before anything starts.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import secrets
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from skyward.errors import ConfigError, UnknownNameError, UsageError
 from skyward.hooks import registry
@@ -41,9 +43,8 @@ class Plan:
 def plan(specs: tuple[Spec, ...], name: str | None, options: Options | None, fields: dict[str, Any]) -> Plan:
     """Resolve one of the three forms: flat fields, positional specs, or the name of a configured pool."""
     _check_forms(specs, name, fields)
+    _check_options(options)
     chosen_options = options if options is not None else Options()
-    if not isinstance(chosen_options, Options):
-        raise UsageError(f"options takes sky.Options(...), not {options!r}")
     if name is not None:
         specs, configured = _named(name)
         chosen_options = configured if options is None else options
@@ -58,13 +59,22 @@ def plan(specs: tuple[Spec, ...], name: str | None, options: Options | None, fie
     return Plan(pool_name, resolved, chosen_options, topology(), console(chosen_options))
 
 
-def _check_forms(specs: tuple[Spec, ...], name: str | None, fields: dict[str, Any]) -> None:
+def _check_options(options: object) -> None:
+    if options is not None and not isinstance(options, Options):
+        raise UsageError(f"options takes sky.Options(...), not {options!r}")
+
+
+def _check_forms(specs: tuple[object, ...], name: str | None, fields: dict[str, Any]) -> None:
     for spec in specs:
         if not isinstance(spec, Spec):
-            raise UsageError(f"Compute takes sky.Spec(...) values, or fields by name such as nodes=4; not {spec!r}")
+            raise UsageError(
+                f"Compute takes sky.Spec(...) values, or fields by name such as nodes=4; not {spec!r}"
+            )
     for field in fields:
         if field not in _SPEC_FIELDS | _OPTION_FIELDS:
-            raise UsageError(str(UnknownNameError("argument", field, _SPEC_FIELDS | _OPTION_FIELDS, where="Compute(...)")))
+            raise UsageError(
+                str(UnknownNameError("argument", field, _SPEC_FIELDS | _OPTION_FIELDS, where="Compute(...)"))
+            )
     of_spec = sorted(_SPEC_FIELDS & fields.keys())
     if name is not None and (specs or of_spec):
         raise UsageError(
@@ -90,17 +100,24 @@ def _named(name: str) -> tuple[tuple[Spec, ...], Options]:
 def _resolved(spec: Spec, options: Options, name: str) -> tuple[Spec, PoolSpec, ProviderConfig]:
     if spec.provider is None:
         provider = registry.find(registry.PROVIDERS, DEFAULT_PROVIDER)
-        spec = _with_provider(spec, cast("ProviderConfig", provider()))
+        spec = _with_provider(spec, provider())
     resolved = PoolSpec.resolve(spec, options, name)
     assert spec.provider is not None
-    if resolved.worker.executor == "process" and resolved.worker.buffer and not resolved.worker.reuse_processes:
-        raise ConfigError("Worker(buffer=...) sends tasks ahead to a process, which reuse_processes=False ends after one")
+    if (
+        resolved.worker.executor == "process"
+        and resolved.worker.buffer
+        and not resolved.worker.reuse_processes
+    ):
+        raise ConfigError(
+            "Worker(buffer=...) sends tasks ahead to a process, which reuse_processes=False ends after one"
+        )
     return spec, resolved, spec.provider
 
 
 def _with_provider(spec: Spec, provider: ProviderConfig) -> Spec:
-    fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
-    return Spec(**{**fields, "provider": provider})
+    fields: dict[str, Any] = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    fields["provider"] = provider
+    return Spec(**fields)
 
 
 def console(options: Options) -> Console | None:

@@ -4,8 +4,8 @@ Memory is in GB; where a model was sold with several, the first is what its bare
 says which toolkits a generation runs; outside NVIDIA there is none. A TPU named with a number is a whole
 slice: its memory is that of all chips. Up to v5p that number counts cores, two to a chip.
 
-Sources: vendors' data sheets; https://docs.nvidia.com/cuda/ release notes; https://cloud.google.com/tpu/docs,
-read 2026-11.
+The figures are from general knowledge, not held against a page. What decides: vendors' data sheets; the
+release notes at https://docs.nvidia.com/cuda/; https://cloud.google.com/tpu/docs.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ AHEAD_MICROS = 3000
 noticeably.
 """
 AHEAD_MAX = 256
+ONE_AHEAD_MICROS = 50_000
+"""Up to this long, a task is worth one more sent ahead: a slot that waits for it is idle a few percent of the time."""
 STALL_SECONDS = 0.02
 """Without an answer for this long, a lane's waiting tasks are recalled if somebody else is idle."""
 
@@ -41,7 +43,7 @@ class Ahead:
         ema = queue[0].code.ema_micros
         ahead = self._buffer
         if ema is not None:
-            ahead += min(AHEAD_MAX, int(AHEAD_MICROS / max(ema, 1.0)))
+            ahead += max(int(ema < ONE_AHEAD_MICROS), min(AHEAD_MAX, int(AHEAD_MICROS / max(ema, 1.0))))
         if not ahead:
             return
         share = len(queue) // max(1, len(self._lanes)) + 1

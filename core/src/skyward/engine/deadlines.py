@@ -29,6 +29,10 @@ class Deadlines:
         if task.deadline < self._next:
             self._set(task.deadline)
 
+    def covers(self, deadline: float) -> bool:
+        """Whether the timer goes off in time for ``deadline`` as it is set."""
+        return deadline >= self._next
+
     def extend(self, task: Task) -> None:
         """A stream moved: its time counts from there."""
         if task.timeout:

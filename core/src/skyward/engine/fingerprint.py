@@ -1,9 +1,10 @@
 """Whether a function still refers to the same: what tells that it must be pickled again.
 
 Noticed are globals and captured variables that were rebound, and changes inside them: of lists, dicts and
-sets, of the attributes of objects and of the user's own classes, of the elements of arrays and tensors. The search is
-bounded, because it runs at every dispatch: what lies beyond ``PARTS_MAX`` parts, between the samples of a long array,
-or inside an object that shows no attributes may change unnoticed; a function captures such things as they were.
+sets, of the attributes of objects and of the user's own classes, of the elements of arrays and tensors. The
+search is bounded, because it runs at every dispatch: what lies beyond ``PARTS_MAX`` parts, between the
+samples of a long array, or inside an object that shows no attributes may change unnoticed; a function
+captures such things as they were.
 
 Imported by ``skyward.engine.packing``; runs on the caller's thread.
 """
@@ -20,9 +21,7 @@ from itertools import islice
 from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from cloudpickle import cloudpickle as tracker
-
-from skyward.link.pickling import is_dynamic
+from skyward.link.identity import global_names, is_dynamic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,13 +34,15 @@ SAMPLES = 16
 SAMPLE_BYTES = 1024
 """An array is known by 16 pieces of 1 KiB: hashing those takes 20 µs, hashing 200 MB a tenth of a second."""
 
-_ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex, range})
+_ATOMS: frozenset[type] = frozenset({int, float, str, bytes, bool, type(None), complex, range})
 _CONTAINERS = (list, tuple, set, frozenset, deque)
-_CLASS_MACHINERY = frozenset({"__dict__", "__weakref__", "__module__", "__doc__", "_abc_impl", "__annotations__"})
+_CLASS_MACHINERY = frozenset(
+    {"__dict__", "__weakref__", "__module__", "__doc__", "_abc_impl", "__annotations__"}
+)
 
 
 def fingerprint(value: object) -> list[object]:
-    """Describe a function, or a class, and what it refers to: equal to an earlier one if no change was seen."""
+    """Describe a function, or a class, and what it refers to: equal to an earlier one if nothing changed."""
     search = _Search()
     search.look_at(value, 0)
     return search.parts
@@ -55,7 +56,8 @@ class _Search:
         self._seen: set[int] = set()
 
     def look_at(self, value: Any, depth: int) -> None:
-        kind = type(value)
+        known: object = value  # the type of Any is known to nobody
+        kind = type(known)
         parts = self.parts
         if kind in _ATOMS:
             parts.append(kind)
@@ -69,23 +71,23 @@ class _Search:
             self._function(value, depth)
         elif kind is ModuleType:
             parts.append(value.__name__)
-        elif isinstance(value, dict):
+        elif issubclass(kind, dict):
             self._items(kind, len(value), (part for item in list(value.items()) for part in item), depth)
-        elif isinstance(value, _CONTAINERS):
+        elif issubclass(kind, _CONTAINERS):
             self._items(kind, len(value), list(islice(value, PARTS_MAX)), depth)
-        elif isinstance(value, functools.partial):
+        elif issubclass(kind, functools.partial):
             self._items(kind, 3, (value.func, value.args, value.keywords), depth)
         elif kind is MethodType:
             self._items(kind, 2, (value.__func__, value.__self__), depth)
         else:
             parts.append(Same(value))
-            if isinstance(value, type):
+            if issubclass(kind, type):
                 if is_dynamic(value):
                     self._class(value, depth)
             else:
                 self._object(value, depth)
 
-    def _items(self, kind: type, size: int, values: Iterable[Any], depth: int) -> None:
+    def _items(self, kind: Any, size: int, values: Iterable[Any], depth: int) -> None:
         self.parts.append(kind)
         self.parts.append(size)
         for value in values:
@@ -106,7 +108,7 @@ class _Search:
                 self.parts.append(None)
         if function.__module__ == "__main__" or "<locals>" in function.__qualname__:
             known = function.__globals__
-            for name in tracker._extract_code_globals(function.__code__):
+            for name in global_names(function.__code__):
                 if name in known:
                     self.look_at(known[name], depth + 1)
 
@@ -119,7 +121,8 @@ class _Search:
                 self.look_at(getattr(value, "__func__", value), depth + 1)
 
     def _object(self, value: Any, depth: int) -> None:
-        kind = type(value)
+        known: object = value  # the type of Any is known to nobody
+        kind = type(known)
         if hasattr(kind, "_skyward_decorated"):
             self.look_at(value._skyward_body, depth + 1)
             return
@@ -138,9 +141,9 @@ class _Search:
             return  # loggers and the like, which hold half the world
         if hasattr(kind, "_version"):  # how tensors count changes in place
             self.parts.append(value._version)
-        attributes = getattr(value, "__dict__", None)
-        if type(attributes) is dict:
-            items = list(attributes.items())
+        attributes: Any = getattr(value, "__dict__", None)
+        if issubclass(type(attributes), dict):
+            items: list[tuple[str, Any]] = list(attributes.items())
             self._items(kind, len(items), (part for item in items for part in item), depth)
         if is_dynamic(kind):
             self.look_at(kind, depth + 1)
@@ -170,7 +173,7 @@ def _sample(value: Any) -> bytes | None:
 
 
 class Same:
-    """Equal to another of the same living object, and to nothing once it is gone: an id alone may be used again."""
+    """Equal to another of the same living object, to nothing once it is gone: ids are used again."""
 
     __slots__ = ("_get",)
 

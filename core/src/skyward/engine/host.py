@@ -40,12 +40,13 @@ def release() -> None:
 
 
 class ExitGuard:
-    """While pools are open, SIGTERM unwinds the main thread as Ctrl-C does, and the interpreter's exit closes them."""
+    """While pools are open, SIGTERM and SIGHUP (the terminal was closed) unwind the main thread as Ctrl-C
+    does, and the interpreter's exit closes them.
+    """
 
     def __init__(self) -> None:
         self._closers: dict[int, Callable[[], None]] = {}
-        self._previous: Any = None
-        self._installed = False
+        self._installed: list[int] = []
 
     def add(self, key: int, close: Callable[[], None]) -> None:
         if not self._closers:
@@ -64,16 +65,20 @@ class ExitGuard:
             close()
 
     def _install(self) -> None:
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _terminate)
-            self._installed = True
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _terminate)
+                self._installed.append(number)
 
     def _uninstall(self) -> None:
-        main = threading.current_thread() is threading.main_thread()
-        if self._installed and main and signal.getsignal(signal.SIGTERM) is _terminate:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            self._installed = False
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in self._installed:
+            if signal.getsignal(number) is _terminate:
+                signal.signal(number, signal.SIG_DFL)
+        self._installed.clear()
 
 
 def _terminate(number: int, frame: Any) -> None:

@@ -1,7 +1,7 @@
 """One node, from a machine to slots that take tasks: a small state machine, and nothing about other nodes.
 
-connecting → bootstrapping → starting → ready → (draining) → ended, or lost from anywhere. Its lanes come and go with its
-worker processes; the dispatcher decides what becomes of their tasks. All on the loop.
+connecting → bootstrapping → starting → ready → (draining) → ended, or lost from anywhere. Its lanes come and
+go with its worker processes; the dispatcher decides what becomes of their tasks. All on the loop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from skyward.engine.dispatch import Dispatcher
-    from skyward.engine.task import Task
     from skyward.hooks.values import Machine
     from skyward.link.local import LocalLink
     from skyward.link.wire import Wire
@@ -35,26 +34,10 @@ PING_SECONDS = 5.0
 """Between two words to the agent: a fraction of the least silence it minds."""
 RECONNECT_DELAYS = (0.0, 0.01, 0.05, 0.2, 0.5, 1.0, 2.0)
 """Seconds before each try to reach a worker again whose connection was cut; then the process is ended."""
-DEATH_NOTICE = 0.1
-"""Seconds the agent usually needs to tell that a worker died, after its connection has closed."""
-
-
-class SingleLane(Lane):
-    """A lane whose process ends after one task: it is full for ever once it has had one."""
-
-    _had_one = False
-
-    @property
-    def load(self) -> int:
-        return max(super().load, int(self._had_one))
-
-    def assign(self, task: Task, now: float) -> None:
-        super().assign(task, now)
-        self._had_one = True
 
 
 class FrameCounter:
-    """Has a lane count whole frames only: of one that was cut in two, the next connection brings all of it."""
+    """Has a lane count whole frames: of one that was cut in two, the next connection brings all."""
 
     __slots__ = ("_bytes", "_lane", "_on_frame")
 
@@ -106,6 +89,7 @@ class Node:
         self._on_lost = on_lost
         self._on_log = on_log
         self._lanes: dict[int, Lane] = {}
+        self._attached: set[Lane] = set()
         self._control: Wire | None = None
         self._config: AgentConfig | None = None
         self._link: LocalLink | None = None
@@ -130,12 +114,17 @@ class Node:
     def _publish_phase(self, phase: str, state: Any, seconds: float, detail: str) -> None:
         publish(
             InstancePhase(
-                pool=self._pool, instance=self.instance, phase=phase, state=state, seconds=seconds, detail=detail
+                pool=self._pool,
+                instance=self.instance,
+                phase=phase,
+                state=state,
+                seconds=seconds,
+                detail=detail,
             )
         )
 
     async def start(self, link: LocalLink, python: str, config: AgentConfig) -> None:
-        """Start the agent and wait for every worker. Raises ConnectError or BootstrapError; ends nothing by itself."""
+        """Start the agent and wait for every worker. Raises ConnectError or BootstrapError; ends nothing."""
         self._link, self._config = link, config
         self._up = asyncio.get_running_loop().create_future()
         self.status = "starting"
@@ -146,7 +135,9 @@ class Node:
         with self.timed_phase("worker"):
             await self._up
         if self.status != "starting":  # lost in the moment in which it was ready
-            raise ConnectError(f"node {self.rank} was lost while it started", rank=self.rank, machine=self.machine.id)
+            raise ConnectError(
+                f"node {self.rank} was lost while it started", rank=self.rank, machine=self.machine.id
+            )
         self.status = "ready"
 
     def _spawn(self, coroutine: Any) -> None:
@@ -196,7 +187,9 @@ class Node:
     async def _open_control(self) -> None:
         """Connect to the agent; what it had to say meanwhile comes first."""
         assert self._link is not None
-        self._control, _ = await self._link.open(AGENT_SOCKET, None, self._on_control, self._on_control_closed)
+        self._control, _ = await self._link.open(
+            AGENT_SOCKET, None, self._on_control, self._on_control_closed
+        )
         self._control.send(frames.json_frame(frames.HELLO, {}))
 
     def _on_control_closed(self) -> None:
@@ -239,7 +232,7 @@ class Node:
         if lane is None or lane.generation != message["generation"]:
             return
         lane.death = (message["kind"], message["cause"])
-        if lane.session is None:
+        if lane not in self._attached:
             self._bury(lane)
         else:  # its last frames may still be in the socket; they end with the connection
             asyncio.get_running_loop().call_later(1.0, self._bury, lane)
@@ -253,8 +246,7 @@ class Node:
                 return
             self._bury(previous)
         assert self._config is not None
-        kind = Lane if self._config.reuse else SingleLane
-        lane = kind(self, index, generation, self._config.slots_per_process, self._dispatcher)
+        lane = Lane(self, index, generation, self._config.slots_per_process, self._dispatcher)
         lane.single_use = not self._config.reuse
         self._lanes[index] = lane
         await self._connect(lane)
@@ -266,9 +258,6 @@ class Node:
             if delay:
                 await asyncio.sleep(delay)
             if self._lanes.get(lane.index) is not lane:
-                return
-            if lane.death is not None:
-                self._bury(lane)
                 return
             counter = FrameCounter(lane)
             try:
@@ -286,6 +275,7 @@ class Node:
                 continue
             first = lane.session is None
             lane.session = ready["session"]
+            self._attached.add(lane)
             lane.attach(wire, ready["received"])
             if first:
                 self._lane_ready(lane)
@@ -302,27 +292,22 @@ class Node:
             self._dispatcher.add_lane(lane)
 
     def _on_lane_closed(self, lane: Lane) -> None:
+        """Its process ended, and the agent is about to say so; or only the connection did."""
+        if lane not in self._attached:
+            return
+        self._attached.discard(lane)
         lane.detach()
         if self._lanes.get(lane.index) is not lane or self.status in ("lost", "ended"):
             return
-        if lane.death is not None:
+        if lane.death is not None or (lane.single_use and not lane.unanswered):
             self._bury(lane)
         else:
-            self._spawn(self._find_out(lane))
-
-    async def _find_out(self, lane: Lane) -> None:
-        """A connection closed: its process died and the agent is about to say so, or only the connection did."""
-        until = time.monotonic() + DEATH_NOTICE
-        while lane.death is None and time.monotonic() < until:
-            if lane.single_use and not lane.unanswered:
-                self._bury(lane)
-                return
-            await asyncio.sleep(0.005)
-        await self._connect(lane)
+            self._spawn(self._connect(lane))
 
     def _bury(self, lane: Lane) -> None:
         if self._lanes.get(lane.index) is lane:
             del self._lanes[lane.index]
+            self._attached.discard(lane)
             kind, cause = lane.death or ("killed", "ended")
             self._dispatcher.on_lane_lost(lane, kind, cause)
 
@@ -349,13 +334,15 @@ class Node:
         return any(lane.unanswered for lane in self._lanes.values())
 
     def lose(self, reason: str) -> None:
-        """The machine is gone, or as good as gone. Its tasks go back; the pool decides about a replacement."""
+        """The machine is gone, or as good as gone. Its tasks go back; the pool may replace it."""
         if self.status in ("lost", "ended"):
             return
         self.status = "lost"
         self._release("killed", f"was lost with its node: {reason}")
         if self._up is not None and not self._up.done():
-            self._up.set_exception(ConnectError(f"node {self.rank}: {reason}", rank=self.rank, machine=self.machine.id))
+            self._up.set_exception(
+                ConnectError(f"node {self.rank}: {reason}", rank=self.rank, machine=self.machine.id)
+            )
         self._on_lost(self, reason)
 
     def shut_down(self) -> None:

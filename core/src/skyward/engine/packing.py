@@ -14,8 +14,9 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from skyward.engine.fingerprint import fingerprint
+from skyward.link.identity import class_id
 from skyward.link.modules import Definition, Project, Source
-from skyward.link.pickling import Pickled, class_id, dumps, dumps_call, explain
+from skyward.link.pickling import Pickled, dumps, dumps_call, explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,7 +32,9 @@ class Code:
 
     __slots__ = ("blobs", "data", "data_is_blob", "ema_micros", "id", "modules", "name", "users")
 
-    def __init__(self, number: int, name: str, data: bytes, blobs: tuple[Blob, ...], data_is_blob: bool) -> None:
+    def __init__(
+        self, number: int, name: str, data: bytes, blobs: tuple[Blob, ...], data_is_blob: bool
+    ) -> None:
         self.id = number
         self.name = name
         self.data = data
@@ -52,7 +55,8 @@ class Packer:
         self._project = project
         self._on_drop = on_drop
         self._lock = threading.RLock()
-        self._by_function: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], Code]] = weakref.WeakKeyDictionary()
+        self._by_function: weakref.WeakKeyDictionary[Any, tuple[object, Code]] = weakref.WeakKeyDictionary()
+        # What it looked like, its definition, and which classes and modules that names.
         self._by_class: weakref.WeakKeyDictionary[
             type, tuple[object, Definition, frozenset[weakref.ref[type]], frozenset[str]]
         ] = weakref.WeakKeyDictionary()
@@ -79,7 +83,9 @@ class Packer:
             pickled = dumps(function, is_project_module=self._project.is_project_module)
         except Exception as error:
             raise explain(error, function._skyward_body, name, name, "the function") from error
-        modules = self._project.closure({*pickled.modules, *self._project.imported_by(function._skyward_body)})
+        modules = self._project.closure(
+            {*pickled.modules, *self._project.imported_by(function._skyward_body)}
+        )
         modules.update(self._project.listings(pickled.files))
         state = hashlib.blake2b(pickled.data, digest_size=16)
         for source in sorted(modules.values(), key=lambda source: source.name):
@@ -126,7 +132,7 @@ class Packer:
             self._blobs.release(blob)
 
     def store(self, pickled: Pickled, blobs: Iterable[Blob]) -> tuple[bytes, tuple[Blob, ...], bool]:
-        """Move a long pickle into a blob too. Return its data, all its blobs, and whether the first is the data."""
+        """Move a long pickle into a blob; return data, blobs, and whether the first is the data."""
         if len(pickled.data) < 1 << 20:
             return pickled.data, tuple(blobs), False
         return b"", (self._blobs.intern(pickled.data), *blobs), True
@@ -134,12 +140,12 @@ class Packer:
     def arguments(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
     ) -> tuple[bytes, tuple[Blob, ...], bool, dict[str, Source]]:
-        """Pickle a call's arguments. Raises SerializationError naming the path, such as ``args[0]['lock']``."""
+        """Pickle a call's arguments. Raises SerializationError naming the path to what can't be."""
         try:
             pickled = dumps_call(args, kwargs, is_project_module=self._project.is_project_module)
+            modules = self._sources(pickled) if pickled.modules or pickled.classes else {}
         except Exception as error:
             raise self._explain(error, args, kwargs, name) from error
-        modules = self._sources(pickled) if pickled.modules or pickled.classes else {}
         if not pickled.buffers and len(pickled.data) < 1 << 20:
             return pickled.data, (), False, modules
         data, blobs, is_blob = self.store(pickled, [self._blobs.intern(buffer) for buffer in pickled.buffers])

@@ -1,7 +1,7 @@
 """What a node is set up with: its environment, its bootstrap operations, its worker's command.
 
-For a machine that is this computer nothing is installed: the image is checked against what is here, and what differs
-is an error before anything starts, or a remark where it can't be known.
+For a machine that is this computer nothing is installed: the image is checked against what is here, and what
+differs is an error before anything starts, or a remark where it can't be known.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from skyward.link.agentconfig import AgentConfig
 from skyward.link.pickling import dumps
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from skyward.engine.node import Node
     from skyward.hooks.facade import PoolHooks
     from skyward.hooks.values import Op
@@ -26,34 +28,45 @@ if TYPE_CHECKING:
 
 
 def check_local_image(image: Image) -> list[str]:
-    """Compare an image with this computer. Raises ConfigError for what is missing; returns remarks on the rest."""
+    """Compare an image with this computer. Raises ConfigError for what is missing; remarks on the rest."""
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if image.python not in ("auto", here) and not image.python.startswith(here + "."):
         raise ConfigError(
             f"image asks for Python {image.python}, but Local runs in this script's own Python {here}: "
             f"leave python='auto', or run the script with {image.python}"
         )
-    missing = [requirement for requirement in image.pip if not _is_installed(requirement)]
+    missing, unclear = _missing(image.pip)
     if missing:
         packages = " ".join(f"'{name}'" for name in missing)
         raise ConfigError(f"Local runs in this script's own environment, which lacks: pip install {packages}")
-    return [f"Local uses this computer as it is: apt packages are not installed ({', '.join(image.apt)})"] * bool(
-        image.apt
-    )
+    remarks: list[str] = []
+    if unclear:
+        remarks.append(f"Local uses this script's own environment: not checked for {', '.join(unclear)}")
+    if image.apt:
+        remarks.append(
+            f"Local uses this computer as it is: apt packages are not installed ({', '.join(image.apt)})"
+        )
+    return remarks
 
 
-def _is_installed(requirement: str) -> bool:
-    """Whether a distribution of that name is installed; its version is pip's business."""
+def _missing(requirements: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return which requirements are not installed, going by their names, and for which that can't be told."""
     import re
 
     import importlib_metadata
 
-    name = re.split(r"[\s\[<>=!~;@]", requirement.strip(), maxsplit=1)[0]
-    try:
-        importlib_metadata.version(name)
-    except importlib_metadata.PackageNotFoundError:
-        return False
-    return True
+    missing: list[str] = []
+    unclear: list[str] = []
+    for requirement in requirements:
+        match = re.fullmatch(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^]]*\])?\s*(.*)", requirement)
+        if match is None or match[2][:1] not in ("", "<", ">", "=", "!", "~", "(", "@"):
+            unclear.append(requirement)  # a path, a URL without a name, or one for certain systems only
+            continue
+        try:
+            importlib_metadata.version(match[1])
+        except importlib_metadata.PackageNotFoundError:
+            missing.append(requirement)
+    return missing, unclear
 
 
 async def bootstrap(node: Node, link: LocalLink, image: Image, ops: tuple[Op, ...]) -> dict[str, str]:

@@ -1,44 +1,47 @@
-"""The client's ends of streams: an iterator over what a remote generator yields, and a feed into a task's iterator.
+"""The client's end of a stream out of a task: an iterator over what a remote generator yields.
 
-Both keep the window of ``skyward.link.windows``: what was not consumed is not sent, so memory stays flat. The
-caller's own iterator is pulled on a thread of its own, because it may block.
+It keeps the window of ``skyward.link.windows``: what was not consumed is not sent, so memory stays flat on
+both sides. The engine holds a ``RemoteIterator``, the caller ``Items``: when the caller lets go of that,
+nobody wants the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self, overload
 
-from skyward.link.pickling import Pickled, dumps, explain, loads
-from skyward.link.windows import BATCH, WINDOW_BYTES, WINDOW_ITEMS
-
-if TYPE_CHECKING:
-    from skyward.engine.loop import LoopThread
+from skyward.engine.feeds import InFeed as InFeed
+from skyward.link.items import counted, unpacked
+from skyward.link.windows import WINDOW_BYTES, WINDOW_ITEMS
 
 CREDIT_EVERY = WINDOW_ITEMS // 4
+QUICK_BYTES = 1 << 16
+"""A batch up to this size is unpickled on an event loop; a larger one in a thread."""
 
 
-class RemoteIterator(Iterator[Any], AsyncIterator[Any]):
-    """Yields what the remote generator yields. Closing it, or dropping it, stops the generator.
+type Batch = tuple[bytes, Sequence[Any], int, int]
+"""The pickled items of one frame, its blobs, how many items, how many bytes."""
 
-    Also an asynchronous iterator. Not for several threads at once.
-    """
+
+class Over(Exception):
+    """No more items will come. Not StopIteration, which a coroutine can't raise."""
+
+
+class RemoteIterator:
+    """A remote generator as the engine sees it: what has come, and who waits for more."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
-        self._batches: deque[tuple[bytes, Sequence[Any], int, int]] = deque()
-        self._items: Iterator[Any] = iter(())
+        self.name = name
+        self._batches: deque[Batch] = deque()
         self._changed = threading.Condition()
+        self._wake: Callable[[], None] | None = None
         self._ended = False
         self._error: BaseException | None = None
         self._closed = False
-        self._used_items = 0
-        self._used_bytes = 0
-        self._batch_bytes = 0
+        self._has_batch = False
         self.touched = False
         """Whether any item has arrived: from then on, the task can't be run again for the caller."""
         self.give_credit: Callable[[int, int], None] = lambda items, size: None
@@ -47,195 +50,181 @@ class RemoteIterator(Iterator[Any], AsyncIterator[Any]):
     # the loop
 
     def add(self, data: bytes, views: Sequence[Any], count: int) -> None:
-        size = len(data) + sum(len(view) for view in views)
+        """Take a batch that came."""
+        size = counted(data, views)
         with self._changed:
             self.touched = True
             if not self._closed:
                 self._batches.append((data, views, count, size))
-                self._changed.notify()
+                self._tell()
 
     def end(self, error: BaseException | None) -> None:
+        """Take note that no more will come, and why."""
         with self._changed:
-            self._ended = True
-            self._error = error
-            self._changed.notify_all()
+            if not self._ended:
+                self._ended = True
+                self._error = error
+                self._tell()
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the consumer has all that came: only then does time count against the remote side."""
-        return not self._batches
+        """Whether the consumer is through with all that came: time counts against the task then."""
+        return not self._batches and not self._has_batch
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        if self._wake is not None:
+            wake, self._wake = self._wake, None
+            wake()
 
     # the consumer
 
-    def __iter__(self) -> RemoteIterator:
-        return self
+    @overload
+    def take(self) -> Batch: ...
+    @overload
+    def take(self, wake: Callable[[], None]) -> Batch | None: ...
+    def take(self, wake: Callable[[], None] | None = None) -> Batch | None:
+        """Return the next batch: wait for it, or return None and call ``wake`` when it is worth another try.
 
-    def __next__(self) -> Any:
-        while True:
-            for item in self._items:
-                return item
-            self._consumed()
-            with self._changed:
-                while not self._batches:
-                    if self._closed:
-                        raise StopIteration
-                    if self._ended:
-                        error, self._error = self._error, None
-                        if error is not None:
-                            raise error
-                        raise StopIteration
-                    self._changed.wait()
-                data, views, count, size = self._batches.popleft()
-            self._used_items += count
-            self._used_bytes += size
-            batch = loads(data, views) if data else loads(views[0], views[1:])
-            self._items = iter(batch)
+        Raises what the generator raised, once, and Over at the end.
+        """
+        with self._changed:
+            self._has_batch = False
+            while not self._batches:
+                if self._ended or self._closed:
+                    error, self._error = self._error, None
+                    if error is not None and not self._closed:
+                        raise error
+                    raise Over
+                if wake is not None:
+                    self._wake = wake
+                    return None
+                self._changed.wait()
+            self._has_batch = True
+            return self._batches.popleft()
 
-    def _consumed(self) -> None:
-        """Give credit for what was consumed: in large steps while items flow, at once when none are left."""
-        if self._used_items >= CREDIT_EVERY or self._used_bytes >= WINDOW_BYTES // 4 or (
-            self._used_items and not self._batches
-        ):
-            self.give_credit(self._used_items, self._used_bytes)
-            self._used_items = self._used_bytes = 0
-
-    def __aiter__(self) -> RemoteIterator:
-        return self
-
-    async def __anext__(self) -> Any:
-        for item in self._items:
-            return item
-        found, item = await asyncio.get_running_loop().run_in_executor(None, self._next_or_end)
-        if not found:
-            raise StopAsyncIteration
-        return item
-
-    def _next_or_end(self) -> tuple[bool, Any]:
-        try:
-            return True, next(self)
-        except StopIteration:
-            return False, None
+    @property
+    def has_more(self) -> bool:
+        """Whether a batch is there to be taken."""
+        return bool(self._batches)
 
     def close(self) -> None:
-        """Stop the remote generator; its ``finally`` blocks run there. Idempotent."""
+        """Want no more. Idempotent; also called by the garbage collector, wherever that happens to run."""
         with self._changed:
             if self._closed:
                 return
             self._closed = True
             over = self._ended
             self._batches.clear()
-            self._items = iter(())
-            self._changed.notify_all()
+            self._tell()
         if not over:
             self.stop_remote()
 
+
+class Items[T](Iterator[T], AsyncIterator[T]):
+    """Yields what the remote generator yields. Closing it, or dropping it, stops the generator.
+
+    Also an asynchronous iterator, and a context manager of both kinds. Not for several threads at once.
+    """
+
+    __slots__ = ("__weakref__", "_items", "_source", "_used_bytes", "_used_items")
+
+    def __init__(self, source: RemoteIterator) -> None:
+        self._source = source
+        self._items: Iterator[T] = iter(())
+        self._used_items = 0
+        self._used_bytes = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        for item in self._items:
+            return item
+        while True:
+            self._give_credit()
+            try:
+                batch = self._source.take()
+            except Over:
+                raise StopIteration from None
+            self._open(batch)
+            for item in self._items:
+                return item
+
+    def _open(self, batch: Batch) -> None:
+        data, views, count, size = batch
+        self._used_items += count
+        self._used_bytes += size
+        self._items = iter(unpacked(data, views))
+
+    def _give_credit(self) -> None:
+        """Give credit for what was consumed: in large steps while items flow, at once when none are left."""
+        used = self._used_items
+        if used and (
+            used >= CREDIT_EVERY or self._used_bytes >= WINDOW_BYTES // 4 or not self._source.has_more
+        ):
+            self._source.give_credit(used, self._used_bytes)
+            self._used_items = self._used_bytes = 0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        for item in self._items:
+            return item
+        while True:
+            self._give_credit()
+            try:
+                batch = await self._taken()
+            except Over:
+                raise StopAsyncIteration from None
+            if batch[3] <= QUICK_BYTES:
+                self._open(batch)
+            else:
+                await asyncio.to_thread(self._open, batch)
+            for item in self._items:
+                return item
+
+    async def _taken(self) -> Batch:
+        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+        await asyncio.sleep(0)  # or a quick generator would keep every other task from running
+        while (batch := self._source.take(lambda: call_soon(loop, arrived.set))) is None:
+            await arrived.wait()
+            arrived.clear()
+        return batch
+
+    def close(self) -> None:
+        """Stop the remote generator; its ``finally`` blocks run there. Idempotent."""
+        self._items = iter(())
+        self._source.close()
+
     async def aclose(self) -> None:
+        """The same, where ``contextlib.aclosing`` looks for it."""
         self.close()
 
-    def __enter__(self) -> RemoteIterator:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
     def __del__(self) -> None:
-        if not self._closed and not self._ended:
-            self.stop_remote()
+        self._source.close()
 
     def __repr__(self) -> str:
-        return f"<items of {self._name}()>"
+        return f"<items of {self._source.name}()>"
 
 
-_numbers = itertools.count(1)
-
-
-class InFeed:
-    """Feeds an iterator of the caller's to a task, as the task asks for it. ``pump`` runs on its own thread."""
-
-    def __init__(self, source: Iterator[Any], loop: LoopThread, is_project_module: Callable[[str], bool]) -> None:
-        self.number = next(_numbers)
-        self._source = source
-        self._loop = loop
-        self._is_project_module = is_project_module
-        self._changed = threading.Condition()
-        self._unconsumed_items = 0
-        self._unconsumed_bytes = 0
-        self._stopped = False
-        self._thread: threading.Thread | None = None
-        self.send: Callable[[InFeed, int, Pickled], None] = lambda feed, count, pickled: None
-        self.send_end: Callable[[InFeed, bytes | None], None] = lambda feed, error: None
-
-    # the loop
-
-    def start(self) -> None:
-        """Begin to pull. The task was handed to a node."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=f"skyward-feed-{self.number}", daemon=True)
-            self._thread.start()
-
-    def credit(self, items: int, size: int) -> None:
-        with self._changed:
-            self._unconsumed_items -= items
-            self._unconsumed_bytes -= size
-            self._changed.notify()
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-
-    # its thread
-
-    def _run(self) -> None:
-        error: bytes | None = None
-        try:
-            while batch := self._gather():
-                try:
-                    pickled = self._pickle(batch)
-                except Exception as problem:
-                    raise explain(problem, batch, "items", "feed", "the items of") from problem
-                size = len(pickled.data) + sum(len(view) for view in pickled.buffers)
-                with self._changed:
-                    self._unconsumed_items += len(batch)
-                    self._unconsumed_bytes += size
-                self.send(self, len(batch), pickled)
-        except BaseException as problem:
-            error = _pickle_error(problem)
-        finally:
-            close = getattr(self._source, "close", None)
-            if close is not None:
-                close()
-        self.send_end(self, error)
-
-    def _gather(self) -> list[Any]:
-        """Wait for room, then take items: many of a quick source, what there is of a slow one. Empty at the end."""
-        import time
-
-        with self._changed:
-            while not self._stopped and not (
-                self._unconsumed_items < WINDOW_ITEMS and self._unconsumed_bytes < WINDOW_BYTES
-            ):
-                self._changed.wait()
-            if self._stopped:
-                return []
-        batch: list[Any] = []
-        until = time.perf_counter() + 0.001
-        for item in self._source:
-            batch.append(item)
-            if len(batch) >= BATCH or time.perf_counter() > until:
-                break
-        return batch
-
-    def _pickle(self, batch: list[Any]) -> Pickled:
-        return dumps(batch, is_project_module=self._is_project_module)
-
-
-def _pickle_error(error: BaseException) -> bytes:
+def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
+    """Call on an event loop, from any thread; nothing happens when it is gone."""
     try:
-        data = dumps(error, main_by_name=False).data
-        loads(data)
-        return data
-    except Exception:
-        return dumps(RuntimeError(f"{type(error).__name__}: {error}")).data
-
-
+        loop.call_soon_threadsafe(function, *args)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise

@@ -1,7 +1,7 @@
 """A task on the client: what is sent, what the caller holds, and how an outcome becomes a value.
 
-Unpickling a result runs the user's code and can take long, so it happens on the thread that asks for the result,
-once, and never on the loop.
+Unpickling a result runs the user's code and can take long, so it happens on the thread that asks for the
+result, once, and never on the loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from skyward.errors import RemoteError, SerializationError
+from skyward.errors import RemoteError, SerializationError, TaskError
+from skyward.link.identity import bare_exception
 from skyward.link.pickling import loads
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Outcome:
 class RemoteTraceback(Exception):
     """The ``__cause__`` of a remote exception: its traceback as it was printed on the node."""
 
+    __module__ = "skyward"  # this is how it is printed
+
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.text = text
@@ -70,39 +73,89 @@ class RemoteTraceback(Exception):
 
 
 def as_raised(
-    error: BaseException | None, text: str, description: dict[str, Any], *, task: str, rank: int
+    text: str,
+    description: dict[str, Any],
+    exceptions: Sequence[bytes | None],
+    classes: Sequence[bytes | None],
+    *,
+    task: str,
+    rank: int,
 ) -> BaseException:
-    """Make a remote exception ready to be raised here: its type, its traceback as cause, where it came from."""
+    """Make a remote exception ready to be raised here: its type, where it came from, its causes.
+
+    Its traceback on the node is the cause of the last of them. Arguments: see ``pickle_failure`` of the node.
+    An exception that can't be loaded here gets a stand-in. ``SystemExit`` and ``KeyboardInterrupt`` are
+    exceptions like any other: a task that calls ``sys.exit(3)`` ends the script that waits for it, as it
+    would have here.
+    """
+    error, *causes = map(_load_exception, exceptions)
     if error is None:
-        error = _stand_in(description, task, rank)
-    if isinstance(error, StopIteration):  # would end the caller's own loops in silence
+        error = _stand_in(description, classes, task, rank)
+    elif isinstance(error, StopIteration):  # would end the caller's own loops in silence
         error = RemoteError(f"{task}() raised StopIteration", type_name="StopIteration", task=task, rank=rank)
-    error.__cause__ = RemoteTraceback(text)
+    last = error
+    for cause in causes:
+        if cause is None:
+            break
+        last.__cause__ = cause
+        last = cause
+    if text:
+        last.__cause__ = RemoteTraceback(text)
+    if isinstance(error, TaskError) and error.rank is None:
+        error.rank = rank
     error.add_note(f"raised by {task}() on node {rank}")
     return error
 
 
-def _stand_in(description: dict[str, Any], task: str, rank: int) -> RemoteError:
-    """Make an exception that reads like the remote one, and is caught like it where its class came along."""
-    kind = description.get("class")
+def _load_exception(data: bytes | None) -> BaseException | None:
+    if data is None:
+        return None
+    try:
+        error = loads(data)
+    except Exception:
+        return None
+    return error if isinstance(error, BaseException) else None
+
+
+def _stand_in(
+    description: dict[str, Any], classes: Sequence[bytes | None], task: str, rank: int
+) -> RemoteError:
+    """Make an exception that reads like the remote one, and is caught like it where a class is known."""
     message, name = description["message"], description["type"]
-    error: RemoteError | None = None
-    if isinstance(kind, type) and issubclass(kind, Exception):
-        try:
-            both = type(kind.__name__, (RemoteError, kind), {"__module__": kind.__module__})
-            error = both.__new__(both)
-            RemoteError.__init__(error, message, type_name=name, task=task, rank=rank)
-        except TypeError:  # the two can't be one class
-            error = None
-    if error is None:
+    for data in classes:
+        error = _of_both(data, message, name, task, rank)
+        if error is not None:
+            break
+    else:
         error = RemoteError(f"{name}: {message}", type_name=name, task=task, rank=rank)
-    for note in description.get("notes", ()):
+    for note in description["notes"]:
         error.add_note(note)
     return error
 
 
+def _of_both(data: bytes | None, message: str, name: str, task: str, rank: int) -> RemoteError | None:
+    """Make a RemoteError that is also of the pickled class; None where that can't be."""
+    try:
+        kind = loads(data) if data is not None else None
+        if not isinstance(kind, type) or not issubclass(kind, Exception) or issubclass(kind, StopIteration):
+            return None
+        module, _, short = name.rpartition(".")
+        both = type(short, (RemoteError, kind), {"__module__": module or "builtins", "__str__": _text})
+        error: RemoteError = bare_exception(both)
+        error.args = (message,)  # not through __init__, which would call that of the remote class
+        error.type_name, error.task, error.rank = name, task, rank
+    except Exception:
+        return None
+    return error
+
+
+def _text(error: BaseException) -> str:
+    """The text of a stand-in: that of the remote exception, whatever its class would say."""
+    return str(error.args[0])
+
+
 class TaskFuture(Future[Any]):
-    """What the caller holds. Unlike a thread pool's, it can be cancelled until it is done: that reaches the node."""
+    """What the caller holds. It can be cancelled until it is done: that reaches the node."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,8 +232,24 @@ class Task:
     """One task and all the engine knows of it. Touched only by the loop once it was submitted."""
 
     __slots__ = (
-        "attempts", "batch", "blobs", "code", "data", "data_is_blob", "deadline", "done", "extra", "future", "id", "lane",
-        "modules", "output", "rank", "started", "streams", "timeout",
+        "attempts",
+        "batch",
+        "blobs",
+        "code",
+        "data",
+        "data_is_blob",
+        "deadline",
+        "done",
+        "extra",
+        "future",
+        "id",
+        "lane",
+        "modules",
+        "output",
+        "rank",
+        "started",
+        "streams",
+        "timeout",
     )
 
     def __init__(self, number: int, code: Code, future: TaskFuture, timeout: float) -> None:

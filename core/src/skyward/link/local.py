@@ -1,6 +1,7 @@
 """Reaching a machine that is a folder of this computer: the same three things that SSH will do elsewhere.
 
-A link runs commands on its machine, starts the agent there, and opens wires to the sockets in the machine's folder.
+A link runs commands on its machine, starts the agent there, and opens wires to the sockets in the machine's
+folder.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from skyward.link.agentconfig import MACHINE_MARK, READY_LINE, AgentConfig, agen
 from skyward.link.frames import FrameError
 from skyward.link.wire import LocalWire
 
+LAST_SECONDS = 5.0
+"""The longest that a process may take to end which was told to."""
+
 
 class LocalLink:
     """See the module. One per machine; everything is on the loop."""
@@ -28,10 +32,12 @@ class LocalLink:
 
     def __init__(self, endpoint: LocalEndpoint) -> None:
         self.root = endpoint.root
-        self._agent: asyncio.subprocess.Process | None = None
+        self._end: asyncio.Task[None] | None = None
 
     async def run(self, command: str | tuple[str, ...], env: dict[str, str]) -> tuple[int, str]:
-        """Run a shell line, or an argv, in the machine's folder; return its status and output, both streams in one."""
+        """Run a shell line, or an argv, in the machine's folder; return its status and output, both streams
+        in one.
+        """
         argv = ("/bin/sh", "-c", command) if isinstance(command, str) else command
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -62,8 +68,9 @@ class LocalLink:
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
-        self._agent = process
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         try:
             process.stdin.write(config.to_json())
             await process.stdin.drain()
@@ -78,12 +85,15 @@ class LocalLink:
         if line != READY_LINE:
             said = (await process.stderr.read()).decode(errors="replace").strip()
             status = await process.wait()
-            raise ConnectError(f"the node's agent ended with status {status} at its start: {said or 'no output'}")
+            raise ConnectError(
+                f"the node's agent ended with status {status} at its start: {said or 'no output'}"
+            )
+        self._end = asyncio.get_running_loop().create_task(_reap(process))
 
     async def ended(self) -> None:
         """Return when the agent's process is gone."""
-        if self._agent is not None:
-            await self._agent.wait()
+        if self._end is not None:
+            await asyncio.shield(self._end)
 
     async def open(
         self,
@@ -116,7 +126,22 @@ class LocalLink:
 async def _kill(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    await _leave(process)
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    """Wait for the end of a process and its output; cancelled with the loop, only a moment longer."""
+    try:
+        await process.communicate()
+    except asyncio.CancelledError:
+        await _leave(process)
+
+
+async def _leave(process: asyncio.subprocess.Process) -> None:
+    """Wait for a process that is about to end, so that asyncio lets go of it before the loop is closed."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LAST_SECONDS):
+            await process.communicate()
 
 
 async def _read_greeting(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> dict[str, Any]:

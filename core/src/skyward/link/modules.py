@@ -4,8 +4,8 @@ A module belongs to the project when its source file lies outside the standard l
 it is not one of ours. Its source is sent, with that of every project module it imports anywhere (also inside
 functions), so that nothing has to be listed by hand. Nothing is imported or run here to find out.
 
-Beside modules, the same way carries what else a process needs once: the definition of a class that goes by value, and
-the text of a file whose functions do, for tracebacks.
+Beside modules, the same way carries what else a process needs once: the definition of a class that goes by
+value, and the text of a file whose functions do, for tracebacks.
 
 ``Project`` is the client's half, ``ShippedModules`` the node's.
 """
@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from skyward.link.pickling import add_definition
+from skyward.link.identity import add_definition
 
 
 def _installed_prefixes() -> tuple[str, ...]:
@@ -90,7 +90,9 @@ class Project:
         self._lock = threading.RLock()
 
     def is_project_module(self, name: str) -> bool:
-        if name in ("__main__", "__mp_main__", "builtins", "skyward") or name.startswith(("skyward.", "skyward_")):
+        if name in ("__main__", "__mp_main__", "builtins", "skyward") or name.startswith(
+            ("skyward.", "skyward_")
+        ):
             return False
         return self.source(name) is not None
 
@@ -233,13 +235,16 @@ def _candidates(name: str, level: int, parts: Sequence[str], package: str) -> It
 
 
 class ShippedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Lets a worker import what the client sent. First on ``sys.meta_path``: the user's module wins, as it did there."""
+    """Lets a worker import what the client sent. First on ``sys.meta_path``: the user's module wins."""
 
     def __init__(self) -> None:
         self._sources: dict[str, tuple[str, bool, str]] = {}
 
     def add(self, sources: Iterable[dict[str, Any]]) -> None:
-        """Take new or changed sources. After a change every module is imported anew, because others hold parts of it."""
+        """Take new or changed sources.
+
+        After a change every module is imported anew, because others may hold parts of the changed one.
+        """
         changed = False
         for item in sources:
             if "class" in item:

@@ -5,8 +5,8 @@
 - What lives in a module of the user's project goes by name, and the module's source goes along
   (``skyward.link.modules``): the node imports the real module, once, so that its classes, its state and its
   relative imports are what they are here.
-- A class that goes by value has an id; among arguments only the id goes, and each process gets the class once. On the
-  way back, too, it is named, not sent: a class is the same class again.
+- A class that goes by value has an id; among arguments only the id goes, and each process gets the class
+  once. On the way back, too, it is named, not sent: a class is the same class again.
 - An exception is taken apart and put together without its own ``__init__``, which may want other arguments.
 - A buffer of 1 MiB or more (arrays, tensors, long bytes) is taken out of the pickle and becomes a blob.
 
@@ -15,34 +15,42 @@ Used by the engine and by the worker, on whatever thread holds the objects.
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
-import threading
-import weakref
-from collections import OrderedDict
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-from cloudpickle import cloudpickle as tracker
-
 from skyward.errors import SerializationError
+from skyward.link.identity import (
+    class_id,
+    global_names,
+    is_dynamic,
+    keep,
+    known_class,
+    made_here,
+    main_function,
+    reduce_exception,
+    sent_as,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pickle import Pickler as _Base  # cloudpickle's is one, and comes without types
+else:
+    from cloudpickle import Pickler as _Base
 
 BLOB_MIN = 1 << 20
-"""Smaller buffers stay in the pickle: a blob costs a descriptor and a system call or two, a copy of this much 0.1 ms."""
-CLASSES_KEPT = 1000
-"""Classes that stay known after they were sent, though nobody here uses them: a result may still name them."""
+"""Smaller buffers stay in the pickle: a blob costs a descriptor and system calls, this copy 0.1 ms."""
 
-_ATOMS = frozenset({int, float, bool, type(None), str, bytes, complex})
+_ATOMS: frozenset[type] = frozenset({int, float, bool, type(None), str, bytes, complex})
 
 
-class Pickler(cloudpickle.Pickler):
-    """cloudpickle with our rules. ``modules`` collects the project modules that were named, ``files`` where the
-    functions that go by value were written, ``classes`` the classes that go by value, where only their ids are wanted.
+class Pickler(_Base):
+    """cloudpickle with our rules. ``modules`` collects the project modules that were named, ``files`` where
+    the functions that go by value were written, ``classes`` the classes that go by value, where only their
+    ids are wanted.
 
     ``to_client``: what came from there is named.
     """
@@ -55,7 +63,7 @@ class Pickler(cloudpickle.Pickler):
         is_project_module: Callable[[str], bool],
         to_client: bool,
         name_classes: bool,
-        root: object,
+        root: Any,
     ) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
         self.modules: set[str] = set()
@@ -68,36 +76,33 @@ class Pickler(cloudpickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, type):
-            return self._reduce_class(obj)
+            return self._reduce_class(obj)  # pyright: ignore[reportUnknownArgumentType]  (of an Any)
         if isinstance(obj, FunctionType):
             return self._reduce_function(obj)
         if isinstance(obj, BaseException):
-            reduced = _reduce_exception(obj)
+            reduced = reduce_exception(obj)
             if reduced is not None:
                 return reduced
-        elif hasattr(type(obj), "_skyward_decorated"):
+        elif hasattr(obj.__class__, "_skyward_decorated"):
             named = self._named_function(obj)
             if named is not None:
                 return named
-        elif isinstance(obj, ModuleType):
-            if self._is_project_module(obj.__name__):
-                self.modules.add(obj.__name__)
-                return _import_module, (obj.__name__,)
+        elif isinstance(obj, ModuleType) and self._is_project_module(obj.__name__):
+            self.modules.add(obj.__name__)
+            return _import_module, (obj.__name__,)
         return super().reducer_override(obj)
 
     def _reduce_class(self, obj: type) -> Any:
-        if is_dynamic(obj):
-            if self._to_client:
-                if obj not in _made_here:
-                    number = tracker._DYNAMIC_CLASS_TRACKER_BY_CLASS.get(obj)
-                    if number is not None:
-                        return known_class, (number, obj.__name__)
-                    _made_here.add(obj)
-            else:
-                _keep(obj)
-                if self._name_classes and obj is not self._root:
-                    self.classes.add(obj)
-                    return known_class, (class_id(obj), obj.__name__)
+        if self._to_client:
+            number = sent_as(obj) if obj not in made_here else None
+            if number is not None:
+                return known_class, (number, obj.__name__)
+            made_here.add(obj)  # first, because cloudpickle is about to give it an id
+        elif is_dynamic(obj):
+            keep(obj)
+            if self._name_classes and obj is not self._root:
+                self.classes.add(obj)
+                return known_class, (class_id(obj), obj.__name__)
         self._note(obj.__module__)
         return super().reducer_override(obj)
 
@@ -115,7 +120,7 @@ class Pickler(cloudpickle.Pickler):
             self.modules.add(module)
 
     def _named_function(self, function: Any) -> Any:
-        """Name a decorated function of a project module: there, the name means the wrapper, not the plain function."""
+        """Name a decorated function of a project module: there, the name means the wrapper."""
         module = getattr(function, "__module__", None)
         qualname = getattr(function, "__qualname__", "<locals>")
         if module in (None, "__main__") or "<locals>" in qualname:
@@ -144,95 +149,6 @@ def _import_module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def main_function(qualname: str, name: str, line: int) -> Any:
-    """Find on the client the function that a node names in the client's ``__main__``, under whatever decorates it."""
-    value: Any = sys.modules["__main__"]
-    for part in qualname.split("."):
-        value = getattr(value, part)
-    outermost = value
-    while value is not None:
-        code = getattr(value, "__code__", None)
-        if code is not None and (code.co_name, code.co_firstlineno) == (name, line):
-            return value
-        value = getattr(value, "_skyward_body", None) or getattr(value, "__wrapped__", None)
-    return outermost
-
-
-# Classes that go by value. cloudpickle gives each an id and remembers both, weakly; the ids are ours to use too.
-
-_kept: OrderedDict[type, None] = OrderedDict()
-_made_here: weakref.WeakSet[type] = weakref.WeakSet()
-_definitions: dict[str, bytes] = {}
-_changed: set[str] = set()
-_definitions_lock = threading.RLock()
-
-
-def is_dynamic(kind: type) -> bool:
-    """Whether a class can't be imported: made in ``__main__`` or in a function."""
-    return kind.__module__ == "__main__" or "<locals>" in kind.__qualname__
-
-
-def class_id(kind: type) -> str:
-    """Return the id under which every process knows ``kind``."""
-    number: str = tracker._get_or_create_tracker_id(kind)
-    return number
-
-
-def _keep(kind: type) -> None:
-    if kind in _kept:
-        return
-    with _definitions_lock:
-        _kept[kind] = None
-        if len(_kept) > CLASSES_KEPT:
-            _kept.popitem(last=False)
-
-
-def known_class(number: str, name: str) -> type:
-    """Return the class with that id: the one that is here, or made from the definition that came before."""
-    with _definitions_lock:
-        kind: type | None = tracker._DYNAMIC_CLASS_TRACKER_BY_ID.get(number)
-        if kind is not None and number not in _changed:
-            return kind
-        _changed.discard(number)  # first, because the definition may name the class itself
-        definition = _definitions.get(number)
-        if definition is None:
-            raise LookupError(f"the class {name!r}, which was sent earlier, is gone")
-        made: type = pickle.loads(definition)
-        _keep(made)
-        return made
-
-
-def add_definition(number: str, definition: bytes) -> None:
-    """Take the pickle of a class; it is loaded when something names the class."""
-    with _definitions_lock:
-        if number in _definitions and _definitions[number] != definition:
-            _changed.add(number)
-        _definitions[number] = definition
-
-
-def _reduce_exception(error: BaseException) -> tuple[Any, ...] | None:
-    """Take apart an exception whose ``__init__`` is the user's, so that it need not be called again."""
-    kind: Any = type(error)
-    if not isinstance(kind.__init__, FunctionType) or kind.__reduce_ex__ is not object.__reduce_ex__:
-        return None
-    if isinstance(kind.__reduce__, FunctionType) or isinstance(kind.__new__, FunctionType):
-        return None  # the user's own way to be pickled, or made
-    _, args, *state = error.__reduce__()
-    return _make_exception, (kind, args, *state)
-
-
-def _make_exception(kind: Any, args: tuple[Any, ...], state: dict[str, Any] | None = None) -> BaseException:
-    error: BaseException = kind.__new__(kind, *args)
-    for base in kind.__mro__:
-        init = base.__dict__.get("__init__")
-        if init is not None and not isinstance(init, FunctionType):  # the first that is not Python: sets its C fields
-            init(error, *args)
-            break
-    if state:
-        error.__dict__.update(state)
-    return error
-
-
 class Bulk:
     """Carries long ``bytes`` or ``bytearray`` out of band; unpickles to the plain object, one copy."""
 
@@ -249,12 +165,13 @@ def _from_bulk(kind: type[bytes] | type[bytearray], buffer: Any) -> bytes | byte
     return kind(buffer)
 
 
-def is_atomic(value: object) -> bool:
+def is_atomic(value: Any) -> bool:
     """Whether plain pickle does the same as ours for ``value``, and much faster."""
-    kind = type(value)
+    known: object = value  # the type of Any is known to nobody
+    kind = type(known)
     if kind in _ATOMS:
         return not isinstance(value, (bytes, str)) or len(value) < BLOB_MIN
-    if isinstance(value, (tuple, list)) and (kind is tuple or kind is list):
+    if kind is tuple or kind is list:
         return len(value) < 16 and all(type(item) in _ATOMS for item in value) and len(str(value)) < BLOB_MIN
     return False
 
@@ -293,8 +210,8 @@ def dumps(
 ) -> Pickled:
     """Pickle ``value``. Raises whatever its classes raise; callers turn that into ``explain``.
 
-    ``name_classes``: classes that go by value are only named, other than ``value`` itself. ``in_band``: no buffer is
-    taken out.
+    ``name_classes``: classes that go by value are only named, other than ``value`` itself. ``in_band``: no
+    buffer is taken out.
     """
     buffers: list[memoryview] = []
 
@@ -350,21 +267,30 @@ def loads(data: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
     return pickle.loads(data, buffers=buffers) if buffers else pickle.loads(data)
 
 
+_HINTS = {"back the result of": "return what can be", "back an item of": "yield what can be"}
+
+
 def explain(error: BaseException, value: object, root: str, task: str, doing: str) -> SerializationError:
     """Turn a pickling failure into one that names the path to the culprit, such as ``args[0]['lock']``."""
     path, culprit = _find_culprit(value, root, set(), 0) or (root, value)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     kind = f"{type(culprit).__module__}.{type(culprit).__qualname__}".removeprefix("builtins.")
+    hint = _HINTS.get(doing, "leave it out and make it inside the function")
     return SerializationError(
-        f"can't send {doing} {task}(): {path} is a {kind}, which can't be pickled ({reason}); "
-        "leave it out and make it inside the function",
+        f"can't send {doing} {task}(): {path} is a {kind}, which can't be pickled ({reason}); {hint}",
         path=path,
         task=task,
     )
 
 
+def explain_items(error: BaseException, items: Sequence[object], task: str, doing: str) -> SerializationError:
+    """Do the same for a batch of streamed items: the place in a batch says nothing, so it is left out."""
+    culprit = next((item for item in items if not _picklable(item)), items)
+    return explain(error, culprit, "item", task, doing)
+
+
 def _find_culprit(value: Any, path: str, seen: set[int], depth: int) -> tuple[str, Any] | None:
-    """Depth-first search for the deepest part that fails on its own. Best effort: bounded in depth and size."""
+    """Search, depth first, for the deepest part that fails on its own. Bounded in depth and size."""
     if id(value) in seen or depth > 8 or _picklable(value):
         return None
     seen.add(id(value))
@@ -385,26 +311,42 @@ def _picklable(value: Any) -> bool:
 
 def _parts(value: Any) -> Iterable[tuple[str, Any]]:
     limit = 1000
-    if isinstance(value, dict):
-        yield from ((f"[{key!r}]", part) for key, part in list(value.items())[:limit])
-    elif isinstance(value, (list, tuple)):
+    known: object = value  # the type of Any is known to nobody
+    kind = type(known)
+    if issubclass(kind, dict):
+        for key, part in list(value.items())[:limit]:
+            yield f"[{key!r:.40}]", part
+            yield ".<key>", key
+    elif issubclass(kind, (list, tuple)):
         yield from ((f"[{index}]", part) for index, part in enumerate(value[:limit]))
-    elif isinstance(value, (set, frozenset)):
+    elif issubclass(kind, (set, frozenset)):
         yield from (("{…}", part) for part in list(value)[:limit])
-    elif isinstance(value, FunctionType):
-        cells = value.__closure__ or ()
-        for name, cell in zip(value.__code__.co_freevars, cells, strict=False):
-            try:
-                yield f".<{name}>", cell.cell_contents
-            except ValueError:  # a cell that is not filled yet
-                continue
-        for name in value.__code__.co_names:
-            if name in value.__globals__:
-                yield f".<global {name}>", value.__globals__[name]
+    elif issubclass(kind, FunctionType):
+        yield from _parts_of_function(value)
+    elif getattr(value, "_skyward_decorated", False):
+        yield from _parts_of_function(value._skyward_body)
+    elif issubclass(kind, functools.partial):
+        yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
     elif getattr(value, "__self__", None) is not None and not isinstance(value.__self__, ModuleType):
         yield ".__self__", value.__self__
-    else:
+    elif not kind.__module__.startswith("skyward."):  # what hangs on ours is none of the user's business
         yield from ((f".{name}", part) for name, part in list(getattr(value, "__dict__", {}).items())[:limit])
-        for name in getattr(type(value), "__slots__", ()):
+        for name in getattr(kind, "__slots__", ()):
             if isinstance(name, str) and hasattr(value, name):
                 yield f".{name}", getattr(value, name)
+        if is_dynamic(kind):
+            yield f".<class {kind.__name__}>", kind
+
+
+def _parts_of_function(function: Any) -> Iterable[tuple[str, Any]]:
+    cells = getattr(function, "__closure__", None) or ()
+    for name, cell in zip(function.__code__.co_freevars, cells, strict=False):
+        try:
+            yield f".<{name}>", cell.cell_contents
+        except ValueError:  # a cell that is not filled yet
+            continue
+    for name in global_names(function.__code__):
+        if name in function.__globals__:
+            yield f".<global {name}>", function.__globals__[name]
+    yield ".<defaults>", function.__defaults__
+    yield ".<defaults>", function.__kwdefaults__

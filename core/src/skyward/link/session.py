@@ -1,8 +1,9 @@
 """A byte stream that outlives its connections.
 
 Each side numbers the bytes it sends and keeps them until the other says how many it has. When a connection is
-cut and the same two processes meet again, each sends on from where the other stopped: nothing is lost, nothing
-comes twice, and nobody above notices. A process that died starts a new session; that is what a caller must handle.
+cut and the same two processes meet again, each sends on from where the other stopped: nothing is lost,
+nothing comes twice, and nobody above notices. A process that died starts a new session; that is what a caller
+must handle.
 
 A reader that starts anew with each connection must count whole frames only, and is sent the rest again.
 The greeting (``HELLO``, ``READY``) is not part of the stream. No I/O here; used by the engine and the worker.
@@ -42,7 +43,9 @@ class Outbox:
                 os.close(fd)
 
     def since(self, received: int) -> list[tuple[bytes, tuple[int, ...]]]:
-        """Return what the other side lacks, in order. A descriptor goes again unless its first byte had arrived."""
+        """Return what the other side lacks, in order. A descriptor goes again unless its first byte had
+        arrived.
+        """
         self.acknowledge(received)
         rest: list[tuple[bytes, tuple[int, ...]]] = []
         for start, data, fds in self._kept:
@@ -67,7 +70,9 @@ class Inbox:
         self._said = 0
 
     def count(self, n: int, *, now: bool = False) -> bytes | None:
-        """Count ``n`` more bytes; return the acknowledgement to send, if one is due. ``now``: it is (descriptors came)."""
+        """Count ``n`` more bytes; return the acknowledgement to send, if one is due. ``now``: it is
+        (descriptors came).
+        """
         self.received += n
         if not now and self.received - self._said < ACK_EVERY:
             return None

@@ -11,6 +11,7 @@ import array
 import asyncio
 import os
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -73,6 +74,8 @@ class LocalWire:
         self._unsent_bytes = 0
         self._fds: deque[int] = deque()
         self._closed = False
+        self._broken = False
+        self._lock = threading.Lock()
         self._low = asyncio.Event()
         self._low.set()
         self._loop.add_reader(sock.fileno(), self._readable)
@@ -85,19 +88,25 @@ class LocalWire:
         await self._low.wait()
 
     def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
-        if self._closed:
-            return
-        view = memoryview(data)
-        if not self._unsent:
-            sent = self._write(view, fds)
-            if sent == len(view) or self._closed:
+        """As ``Wire.send``, and from any thread; whoever sends from several keeps the order itself."""
+        with self._lock:
+            if self._closed:
                 return
-            view, fds = view[sent:], () if sent else fds
+            view = memoryview(data)
+            if not self._unsent:
+                sent = self._write(view, fds)
+                if sent == len(view) or self._closed:
+                    return
+                view, fds = view[sent:], () if sent else fds
+                self._loop.call_soon_threadsafe(self._watch_writable)
+            self._unsent.append((view, fds))
+            self._unsent_bytes += len(view)
+            if self._unsent_bytes > READ_BYTES:
+                self._low.clear()
+
+    def _watch_writable(self) -> None:
+        if not self._closed:
             self._loop.add_writer(self._sock.fileno(), self._writable)
-        self._unsent.append((view, fds))
-        self._unsent_bytes += len(view)
-        if self._unsent_bytes > READ_BYTES:
-            self._low.clear()
 
     def _write(self, view: memoryview, fds: tuple[int, ...]) -> int:
         """Write what fits; descriptors go with the first byte."""
@@ -108,26 +117,27 @@ class LocalWire:
             return self._sock.sendmsg([view], rights)
         except (BlockingIOError, InterruptedError):
             return 0
-        except OSError:
-            self.close()
-            self._loop.call_soon(self._on_closed)
-            return 0
+        except OSError:  # the reading side sees the end as well, once it has read what came before
+            self._unsent.clear()
+            self._broken = True
+            return len(view)
 
     def _writable(self) -> None:
-        while self._unsent:
-            view, fds = self._unsent[0]
-            sent = self._write(view, fds)
-            if self._closed:
-                return
-            self._unsent_bytes -= sent
-            if sent < len(view):
-                self._unsent[0] = (view[sent:], () if sent else fds)
-                break
-            self._unsent.popleft()
-        else:
-            self._loop.remove_writer(self._sock.fileno())
-        if self._unsent_bytes <= READ_BYTES:
-            self._low.set()
+        with self._lock:
+            while self._unsent:
+                view, fds = self._unsent[0]
+                sent = self._write(view, fds)
+                if self._broken:
+                    break
+                self._unsent_bytes -= sent
+                if sent < len(view):
+                    self._unsent[0] = (view[sent:], () if sent else fds)
+                    break
+                self._unsent.popleft()
+            if not self._unsent:
+                self._loop.remove_writer(self._sock.fileno())
+            if self._unsent_bytes <= READ_BYTES or self._broken:
+                self._low.set()
 
     def _readable(self) -> None:
         try:
@@ -159,7 +169,8 @@ class LocalWire:
     def close(self) -> None:
         if self._closed:
             return
-        self._closed = True
+        with self._lock:
+            self._closed = True
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()

@@ -1,12 +1,14 @@
-"""The agent: the one process that owns a node. It starts the workers, watches them, and ends with the machine.
+"""The agent: the one process that owns a node. It starts the workers, and ends with the machine.
 
-Single-threaded and free of asyncio, because a node's start waits for it. It never imports what the user wrote.
-It speaks JSON frames over ``<root>/agent.sock`` with the client and with its workers; tasks don't pass through it.
+Single-threaded and free of asyncio, because a node's start waits for it. It never imports what the user
+wrote. It speaks JSON frames over ``<root>/agent.sock`` with the client and with its workers; tasks don't pass
+through it.
 
 - A worker that dies is started again; how it died is told to the client.
-- Without a word from the client for ``ttl`` seconds it ends its workers, removes its folder and exits.
-- Nothing that a task started outlives the node: the worker's process group ends with the worker, and what left that
-  group, but not its environment, ends with the agent.
+- Told to shut down, or without a word from the client for ``ttl`` seconds, it ends its workers, removes its
+  folder and exits.
+- Nothing that a task started outlives the node: the worker's process group ends with the worker, and what
+  left that group, but not its environment, ends with the agent.
 - When the agent itself dies, the kernel ends its workers: see ``skyward.node.worker``.
 """
 
@@ -26,18 +28,16 @@ from typing import Any
 from skyward.link.agentconfig import AGENT_SOCKET, MACHINE_MARK, READY_LINE, AgentConfig
 from skyward.link.frames import COMMAND, HELLO, NOTICE, FrameError, Splitter, json_frame, read_json
 from skyward.node.deaths import OomCounter, describe_death
-from skyward.node.process import ChildProcess, end_group, end_marked, process_identity
+from skyward.node.process import Child, end_group, end_marked, process_identity
 
 TICK = 0.5
 """Seconds between looks at the clock: the precision of ``ttl``."""
-GRACE = 2.0
-"""Seconds a worker has to leave its plugins' contexts after SIGTERM."""
+GRACE = 1.0
+"""Seconds a worker has to leave its plugins' contexts after SIGTERM: less than providers wait for us."""
 SILENCE = 60.0
-"""The least silence that means anything while the client is connected (it may be busy), or has not come yet."""
+"""The least silence that means anything while the client is connected, and may be busy, or not there yet."""
 RETURN = 1.0
 """Seconds that a client whose connection was cut has to come back, however short ``ttl`` is."""
-TAIL_LINES = 40
-"""Lines kept of what a worker prints before it is ready: they tell why it never was."""
 MAX_START_FAILURES = 3
 _KEPT_NOTICES = 10_000
 """Notices kept while the client is away: output lines, mostly."""
@@ -54,20 +54,6 @@ class Connection:
 
     def fileno(self) -> int:
         return self.sock.fileno()
-
-
-class Child:
-    """A worker process: which one it is, and whether it got as far as running."""
-
-    def __init__(self, index: int, generation: int, process: ChildProcess) -> None:
-        self.index = index
-        self.generation = generation
-        self.process = process
-        self.ready = False
-        self.why = ""
-        self.connection: Connection | None = None
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self.partial: dict[str, bytes] = {"stdout": b"", "stderr": b""}
 
 
 class Agent:
@@ -111,7 +97,9 @@ class Agent:
             shutil.rmtree(self.root, ignore_errors=True)
 
     def _answer_client(self) -> None:
-        """Say that we listen. Until the client has connected, the pipe that this goes through tells if it dies."""
+        """Say that we listen. Until the client has connected, the pipe that this goes through tells if it
+        dies.
+        """
         pipe = os.dup(1)
         devnull = os.open(os.devnull, os.O_RDWR)
         os.dup2(devnull, 0)
@@ -160,7 +148,9 @@ class Agent:
             return
         sock.setblocking(False)
         connection = Connection(sock)
-        self._selector.register(sock, selectors.EVENT_READ, lambda events: self._on_events(connection, events))
+        self._selector.register(
+            sock, selectors.EVENT_READ, lambda events: self._on_events(connection, events)
+        )
 
     def _on_events(self, connection: Connection, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -207,7 +197,7 @@ class Agent:
         return [
             [child.index, child.generation]
             for child in self._children.values()
-            if child.ready and child.index >= 0 and not child.process.reaped
+            if child.ready and child.index >= 0 and not child.reaped
         ]
 
     def _tell(self, message: dict[str, Any]) -> None:
@@ -234,14 +224,14 @@ class Agent:
     def _obey(self, command: dict[str, Any]) -> None:
         match command["do"]:
             case "shutdown":
-                self._ending = True
+                self._ending = self._abandoned = True
             case "facts":
                 self.config.facts = command["facts"]
             case "kill":
                 child = self._children.get(command["index"])
                 if child is not None and child.generation == command["generation"]:
                     child.why = command["why"]
-                    end_group(child.process.pid, signal.SIGKILL)
+                    end_group(child.pid, signal.SIGKILL)
             case _:
                 pass  # "ping", and whatever a newer client knows: hearing from it was the point
 
@@ -249,7 +239,9 @@ class Agent:
 
     def _start_workers(self) -> None:
         for index in range(self.config.processes):
-            if index not in self._children:  # the holder of the plugins' contexts may have died and come again
+            if (
+                index not in self._children
+            ):  # the holder of the plugins' contexts may have died and come again
                 self._start(index)
 
     def _start(self, index: int) -> None:
@@ -257,20 +249,19 @@ class Agent:
         generation = previous.generation + 1 if previous else 1
         argv = [*self.config.launch, self.root, str(index), str(generation)]
         try:
-            process = ChildProcess.spawn(argv, self._env)
+            child = Child.spawn(argv, self._env, index, generation)
         except OSError as error:
             self._tell({"event": "failed", "index": index, "what": f"can't run {argv[0]}: {error.strerror}"})
             return
-        child = Child(index, generation, process)
         self._children[index] = child
-        for fd, stream in ((process.stdout, "stdout"), (process.stderr, "stderr")):
-            self._selector.register(fd, selectors.EVENT_READ, self._output_reader(child, fd, stream))
+        for fd in child.outputs:
+            self._selector.register(fd, selectors.EVENT_READ, self._output_reader(child, fd))
         self._write_pids()
 
     def _write_pids(self) -> None:
         """List our workers for whoever has to clean up after us, should we be killed."""
         path = os.path.join(self.root, "pids")
-        lines = [process_identity(child.process.pid) for child in self._children.values()]
+        lines = [process_identity(child.pid) for child in self._children.values()]
         with open(path + "~", "w") as file:
             file.write("".join(f"{line}\n" for line in lines))
         os.replace(path + "~", path)
@@ -292,7 +283,9 @@ class Agent:
                     self._env.update(message["env"])
                     self._start_workers()
                 else:
-                    self._tell({"event": "worker-ready", "index": child.index, "generation": child.generation})
+                    self._tell(
+                        {"event": "worker-ready", "index": child.index, "generation": child.generation}
+                    )
             case "done":
                 child.why = "done"
             case "failed":
@@ -314,16 +307,16 @@ class Agent:
             if pid == 0:
                 return
             for child in list(self._children.values()):
-                if child.process.pid == pid:
+                if child.pid == pid:
                     self._on_death(child, status)
 
     def _on_death(self, child: Child, status: int) -> None:
-        child.process.reaped = True
-        end_group(child.process.pid, signal.SIGKILL)  # what the task had started
+        child.reaped = True
+        end_group(child.pid, signal.SIGKILL)  # what the task had started
         while child.connection is not None:  # its last words, which may have come in the same turn
             self._on_events(child.connection, selectors.EVENT_READ)
-        for stream, fd in (("stdout", child.process.stdout), ("stderr", child.process.stderr)):
-            self._drain(child, fd, stream)
+        for fd in list(child.outputs):
+            self._on_output(child, fd)
         if self._ending:
             return
         if child.why == "done":  # one task a process: on to the next
@@ -351,7 +344,7 @@ class Agent:
 
     def _end_children(self) -> None:
         deadline = time.monotonic() + GRACE
-        left = {child.process.pid for child in self._children.values() if not child.process.reaped}
+        left = {child.pid for child in self._children.values() if not child.reaped}
         for pid in left:
             end_group(pid, signal.SIGTERM)
         while left and time.monotonic() < deadline:
@@ -366,43 +359,16 @@ class Agent:
 
     # output that did not go through Python's sys.stdout
 
-    def _output_reader(self, child: Child, fd: int, stream: str) -> Callable[[int], None]:
-        def read(events: int) -> None:
-            try:
-                data = os.read(fd, 1 << 16)
-            except BlockingIOError:
-                return
-            if data:
-                self._on_output(child, stream, data)
-            else:
-                self._selector.unregister(fd)
-                os.close(fd)
-                child.process.forget(fd)
+    def _output_reader(self, child: Child, fd: int) -> Callable[[int], None]:
+        return lambda events: self._on_output(child, fd)
 
-        return read
-
-    def _drain(self, child: Child, fd: int, stream: str) -> None:
-        """Take what is left in the pipe of a dead worker. A grandchild may hold the pipe open: don't wait for it."""
-        if not child.process.holds(fd):
-            return
-        try:
-            while data := os.read(fd, 1 << 16):
-                self._on_output(child, stream, data)
-        except BlockingIOError:
-            pass
-        if child.partial[stream]:
-            self._on_output(child, stream, b"\n")
-        self._selector.unregister(fd)
-        os.close(fd)
-        child.process.forget(fd)
-
-    def _on_output(self, child: Child, stream: str, data: bytes) -> None:
-        *lines, child.partial[stream] = (child.partial[stream] + data).split(b"\n")
+    def _on_output(self, child: Child, fd: int) -> None:
+        stream, lines, is_over = child.read(fd)
         if lines:
-            text = [line.decode(errors="replace") for line in lines]
-            if not child.ready:
-                child.tail += text
-            self._tell({"event": "output", "stream": stream, "lines": text})
+            self._tell({"event": "output", "stream": stream, "lines": lines})
+        if is_over:
+            self._selector.unregister(fd)
+            os.close(fd)
 
     def _watch_clock(self) -> None:
         self._oom.look()

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from skyward.link import frames
 from skyward.link.frames import FrameError, Splitter
@@ -22,7 +23,9 @@ _ANCILLARY = socket.CMSG_SPACE(64 * 4)
 
 
 class Channel:
-    """Serves one client at a time on a listening socket. ``on_frame`` runs on the thread that calls ``serve``."""
+    """Serves one client at a time on a listening socket. ``on_frame`` runs on the thread that calls
+    ``serve``.
+    """
 
     def __init__(self, listener: socket.socket, on_frame: Callable[[int, memoryview], None]) -> None:
         self._listener = listener
@@ -38,7 +41,9 @@ class Channel:
         self.passes_fds = True
 
     def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
-        """Send frames; descriptors are closed once the client has them. Blocks while the client reads slowly."""
+        """Send frames; descriptors are closed once the client has them. Blocks while the client reads
+        slowly.
+        """
         with self._lock:
             self._outbox.push(data, fds)
             if self._sock is not None:
@@ -68,7 +73,9 @@ class Channel:
         return self._fds.popleft()
 
     def serve(self) -> None:
-        """Accept the client, again and again, and hand its frames over. Returns when the listener is closed."""
+        """Accept the client, again and again, and hand its frames over. Returns when the listener is
+        closed.
+        """
         while True:
             try:
                 sock, _ = self._listener.accept()
@@ -123,7 +130,7 @@ class Channel:
                 self.send(acknowledgement)
 
 
-def _read_greeting(sock: socket.socket) -> tuple[int, dict[str, object] | dict[str, int]]:
+def _read_greeting(sock: socket.socket) -> tuple[int, dict[str, Any]]:
     head = _read_exactly(sock, frames.HEADER.size)
     length, kind = frames.HEADER.unpack(head)
     if length > READ_BYTES:

@@ -1,7 +1,7 @@
 """Why a process died, in words and as a kind that the client acts on.
 
-Kinds: ``requested`` (we ended it), ``oom`` (the kernel did, for memory), ``crash`` (its own doing: retrying would do it
-again), ``killed`` (somebody else's doing: worth retrying).
+Kinds: ``requested`` (we ended it), ``oom`` (the kernel did, for memory), ``crash`` (its own doing: retrying
+would do it again), ``killed`` (somebody else's doing: worth retrying).
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import time
 
 ROUND = 2.0
 """Seconds between two looks at the kernel's count; reading it costs a tenth of a millisecond."""
-_OWN_DOING = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS})
+_OWN_DOING = frozenset(
+    {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS}
+)
 _WORDS = {signal.SIGSEGV: "segmentation fault", signal.SIGABRT: "abort", signal.SIGBUS: "bus error"}
 
 
@@ -51,7 +53,9 @@ class OomCounter:
 
 
 def describe_death(status: int, why: str, oom: OomCounter) -> tuple[str, str]:
-    """Return the kind and the cause of a death. ``status`` as from ``waitpid``; ``why``: our reason, if we did it."""
+    """Return the kind and the cause of a death. ``status`` as from ``waitpid``; ``why``: our reason, if we
+    did it.
+    """
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if why and why != "failed":

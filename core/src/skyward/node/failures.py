@@ -1,52 +1,79 @@
-"""A task's exception on its way to the client: its own type where that can cross, and always a readable text."""
+"""A task's exception on its way to the client: its own type where that can cross, always a readable text."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import traceback
 from typing import Any
 
 import skyward
 from skyward.errors import SkywardError
-from skyward.link.pickling import Pickled, dumps, loads
+from skyward.link.pickling import Pickled, dumps
 
 _OURS = os.path.dirname(os.path.abspath(skyward.__file__)) + os.sep
+_WAITING = os.path.join("concurrent", "futures", "_base.py")
+"""Where a slot waits for a coroutine: in the traceback between our frames and the user's."""
+_CAUSES_MAX = 10
+_NO_HINT = frozenset({Exception, BaseException, object})
 
 
 def remote_text(error: BaseException) -> str:
-    """Format the traceback as Python prints it, from the user's first frame on."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS) and trace.tb_next is not None:
-        trace = trace.tb_next
-    if isinstance(error, SkywardError) and trace is not None and trace.tb_next is None:
-        trace = None
-    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    """Format the traceback as Python prints it, without our frames."""
+    shown = traceback.TracebackException.from_exception(error)
+    _trim(shown, keep_last=not isinstance(error, SkywardError))
+    return "".join(shown.format()).rstrip()
+
+
+def _trim(shown: traceback.TracebackException, *, keep_last: bool) -> None:
+    frames = list(shown.stack)
+    last = frames[-1:] if keep_last else []  # an error in our own code can't be found without it
+    begun = False
+    kept: list[traceback.FrameSummary] = []
+    for frame in frames:
+        if frame.filename.startswith(_OURS) or (not begun and frame.filename.endswith(_WAITING)):
+            continue
+        begun = True
+        kept.append(frame)
+    if last and last[0] not in kept:
+        kept += last
+    shown.stack = traceback.StackSummary.from_list(kept)
+    for linked in (shown.__cause__, shown.__context__, *(shown.exceptions or ())):
+        if linked is not None:
+            _trim(linked, keep_last=keep_last)
 
 
 def pickle_failure(error: BaseException) -> Pickled:
-    """Pickle ``(exception or None, text, description)``; the exception only if it survives the way there and back.
+    """Pickle ``(text, description, exceptions, classes)``, whatever the exception is.
 
-    Where it does not, its class goes alone if that can, so that the client can make a stand-in that
-    ``except`` clauses still recognise.
+    ``exceptions``: the pickles of the exception and of its causes; ``classes``: those of its class and the
+    class's bases, nearest first. Each is a pickle of its own, or None, so that one that can't be loaded on
+    the client spoils none of the others.
     """
-    text = remote_text(error)
     kind = type(error)
     description: dict[str, Any] = {
         "type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
         "message": _message(error),
         "notes": [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)],
     }
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes and len(causes) <= _CAUSES_MAX:
+        causes.append(cause)
+        cause = cause.__cause__
+    exceptions = [_pickled(cause) for cause in causes]
+    classes = [_pickled(base) for base in kind.__mro__ if base not in _NO_HINT]
+    text = remote_text(error)
+    if isinstance(error, SkywardError) and "\n" not in text:
+        text = ""  # no frame of the user's: it would only say the same twice
+    return Pickled(pickle.dumps((text, description, exceptions, classes), protocol=5))
+
+
+def _pickled(value: object) -> bytes | None:
     try:
-        pickled = dumps((error, text, description), to_client=True)
-        if "__main__" not in kind.__module__:
-            loads(pickled.data, pickled.buffers)
-        return pickled
+        return dumps(value, to_client=True, in_band=True).data
     except Exception:
-        pass
-    try:
-        return dumps((None, text, {**description, "class": kind}), to_client=True)
-    except Exception:
-        return dumps((None, text, description))
+        return None
 
 
 def _message(error: BaseException) -> str:

@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import deque
 
 from skyward.link.agentconfig import MACHINE_MARK
 
-class ChildProcess:
-    """A child in a session of its own, so that it and all it starts can be ended together."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-    __slots__ = ("_open", "pid", "reaped", "stderr", "stdout")
 
-    def __init__(self, pid: int, stdout: int, stderr: int) -> None:
+TAIL_LINES = 40
+"""Lines kept of what a process prints before it is ready: they tell why it never was."""
+
+
+class Child:
+    """A worker: a child in a session of its own, so that it and all it starts can be ended together.
+
+    ``generation`` counts the processes that had its index. ``outputs``: its pipes that are open, by
+    descriptor. ``why``: our own reason, should we end it. ``connection``: whatever the agent reads its words
+    from.
+    """
+
+    def __init__(self, pid: int, stdout: int, stderr: int, index: int, generation: int) -> None:
         self.pid = pid
-        self.stdout = stdout
-        self.stderr = stderr
+        self.index = index
+        self.generation = generation
+        self.outputs = {stdout: "stdout", stderr: "stderr"}
         self.reaped = False
-        self._open = {stdout, stderr}
+        self.ready = False
+        self.why = ""
+        self.connection: Any = None
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._partial = {stdout: b"", stderr: b""}
 
     @classmethod
-    def spawn(cls, argv: list[str], env: dict[str, str]) -> ChildProcess:
-        """Start ``argv`` with its output in two pipes, whose reading ends don't block."""
+    def spawn(cls, argv: list[str], env: dict[str, str], index: int, generation: int) -> Child:
+        """Start ``argv`` with its output in two pipes, whose reading ends don't block. Raises OSError."""
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         devnull = os.open(os.devnull, os.O_RDONLY)
@@ -32,20 +50,50 @@ class ChildProcess:
         ]
         try:
             pid = os.posix_spawnp(
-                argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=(signal.SIGPIPE,)
+                argv[0],
+                argv,
+                env,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=(signal.SIGPIPE,),
             )
+        except OSError:
+            os.close(out_read)
+            os.close(err_read)
+            raise
         finally:
             for fd in (devnull, out_write, err_write):
                 os.close(fd)
         os.set_blocking(out_read, False)
         os.set_blocking(err_read, False)
-        return cls(pid, out_read, err_read)
+        return cls(pid, out_read, err_read, index, generation)
 
-    def holds(self, fd: int) -> bool:
-        return fd in self._open
+    def read(self, fd: int) -> tuple[str, list[str], bool]:
+        """Return the stream, its new lines, and whether it is over: then the caller closes ``fd``.
 
-    def forget(self, fd: int) -> None:
-        self._open.discard(fd)
+        It is over with the process, even if a grandchild holds the pipe open.
+        """
+        stream, data, is_over = self.outputs[fd], b"", False
+        try:
+            while more := os.read(fd, 1 << 16):
+                data += more
+                if not self.reaped:
+                    break
+            else:
+                is_over = True
+        except BlockingIOError:
+            is_over = self.reaped
+        if is_over:
+            del self.outputs[fd]
+        text = self._partial[fd] + data
+        if is_over and text and not text.endswith(b"\n"):
+            text += b"\n"
+        *lines, self._partial[fd] = text.split(b"\n")
+        decoded = [line.decode(errors="replace") for line in lines]
+        if not self.ready:
+            self.tail += decoded
+        return stream, decoded, is_over
 
 
 def end_group(pid: int, number: int) -> None:
@@ -57,7 +105,9 @@ def end_group(pid: int, number: int) -> None:
 
 
 def start_time(pid: int) -> str:
-    """Return when the process started, as the kernel counts it: with the pid it names a process for all time."""
+    """Return when the process started, as the kernel counts it: with the pid it names a process for all
+    time.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[19].decode()
@@ -65,7 +115,9 @@ def start_time(pid: int) -> str:
         pass
     import subprocess
 
-    listing = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    listing = subprocess.run(
+        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
     return listing.stdout.strip().replace(" ", "_")
 
 
@@ -75,7 +127,9 @@ def process_identity(pid: int) -> str:
 
 
 def end_marked(root: str) -> None:
-    """Kill what still runs for the machine in ``root``, wherever it hid, but this process. Needs ``/proc``."""
+    """Kill what still runs for the machine in ``root``, wherever it hid, but this process. Needs
+    ``/proc``.
+    """
     mark = f"{MACHINE_MARK}={root}".encode()
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]

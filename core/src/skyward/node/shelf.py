@@ -1,7 +1,7 @@
 """What a worker keeps of what the client sent: blobs and functions, under the client's numbers.
 
-``Shelf`` is filled by the reading thread and read by the threads that run tasks; a single dict operation is atomic,
-and the client never names what it has not sent before on the same stream.
+``Shelf`` is filled by the reading thread and read by the threads that run tasks; a single dict operation is
+atomic, and the client never names what it has not sent before on the same stream.
 """
 
 from __future__ import annotations

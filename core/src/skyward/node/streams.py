@@ -1,8 +1,8 @@
-"""Generators that cross: items out of a task with back-pressure, and items into it, pulled as they are needed.
+"""Generators that cross: items out of a task with back-pressure, and items into it, as they are needed.
 
 The window is counted in items and in bytes; the receiver gives credit for what it has consumed. A thread per
-outgoing stream pickles whatever has gathered into one frame, so that a quick generator pays for a frame per batch and
-a slow one's item leaves at once.
+outgoing stream sends whatever has gathered as one frame, so that a quick generator pays for a frame per batch
+and a slow one's item leaves at once. A large item is sent by the task itself before it goes on.
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from skyward.link import frames
-from skyward.link.pickling import Pickled, dumps_value, loads
+from skyward.link.items import capped, caught, counted, packed, unpacked
+from skyward.link.pickling import Pickled, dumps_value, explain, loads
 from skyward.link.windows import BATCH, WINDOW_BYTES, WINDOW_ITEMS
+from skyward.runtime import current_task
+
+BATCH_BYTES = WINDOW_BYTES // 8
+"""Bytes gathered before the producer has to wait, as ``BATCH`` is of items."""
 
 
 class StreamClosed(Exception):
@@ -22,15 +27,18 @@ class StreamClosed(Exception):
 
 
 class OutStream:
-    """Items of one task on their way to the client. ``put`` is called by the task, the rest by the reading thread."""
+    """Items on their way out. ``put`` and ``finish`` are the task's, the rest is the reading thread's."""
 
     def __init__(self, stream: int, send: Callable[[int, Pickled, int], int]) -> None:
         self._stream = stream
         self._send = send
-        self._items: deque[Any] = deque()
+        self._task = current_task.get() or "the generator"
+        self._items: list[Any] = []
+        self._bytes = 0
         self._changed = threading.Condition()
         self._unconsumed_items = 0
         self._unconsumed_bytes = 0
+        self._sending = False
         self._closed = False
         self._finished = False
         self._error: BaseException | None = None
@@ -39,16 +47,41 @@ class OutStream:
 
     def put(self, item: Any) -> None:
         """Hand over one item; wait while the window is full. Raises StreamClosed when nobody wants it."""
+        try:
+            value, size = caught(item, dumps_value)
+        except Exception as error:
+            raise explain(error, item, "item", self._task, "back an item of") from None
+        if type(value) is Pickled:
+            self._put_alone(value)
+            return
         with self._changed:
-            while len(self._items) >= BATCH and not self._closed and self._error is None:
-                self._changed.wait()
-            if self._error is not None:
-                raise self._error
-            if self._closed:
-                raise StreamClosed
-            self._items.append(item)
+            while len(self._items) >= BATCH or self._bytes >= BATCH_BYTES:
+                self._wait()
+            self._check()
+            self._items.append(value)
+            self._bytes += size
             if len(self._items) == 1:
                 self._changed.notify_all()
+
+    def _put_alone(self, pickled: Pickled) -> None:
+        """Send a large item, after all before it, at once: the task may write over it afterwards."""
+        with self._changed:
+            while self._items or self._sending or not self._is_open():
+                self._wait()
+            self._check()
+            self._unconsumed_items += 1
+            self._unconsumed_bytes += counted(pickled.data, pickled.buffers)
+        self._send(self._stream, pickled, 1)
+
+    def _wait(self) -> None:
+        self._check()
+        self._changed.wait()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise StreamClosed
 
     def finish(self) -> None:
         """Wait until everything has been sent."""
@@ -60,41 +93,51 @@ class OutStream:
             raise self._error
 
     def credit(self, items: int, size: int) -> None:
+        """Take note that the client has consumed so much."""
         with self._changed:
             self._unconsumed_items -= items
             self._unconsumed_bytes -= size
             self._changed.notify_all()
 
     def close(self) -> None:
+        """Send no more, and have ``put`` say so."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _open(self) -> bool:
+    def _is_open(self) -> bool:
         return self._unconsumed_items < WINDOW_ITEMS and self._unconsumed_bytes < WINDOW_BYTES
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._closed and not (self._items and self._open()):
-                    if self._finished and not self._items:
-                        return
-                    self._changed.wait()
-                if self._closed:
-                    return
-                batch = list(self._items)
-                self._items.clear()
-                self._unconsumed_items += len(batch)
-                self._changed.notify_all()
-            try:
-                size = self._send(self._stream, dumps_value(batch), len(batch))
-            except Exception as error:
+        try:
+            while batch := self._gathered():
+                pickled = packed(batch)
                 with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
-                return
+                    self._unconsumed_bytes += counted(pickled.data, pickled.buffers)
+                self._send(self._stream, pickled, len(batch))
+        except Exception as error:
             with self._changed:
-                self._unconsumed_bytes += size
+                self._error = error
+                self._changed.notify_all()
+
+    def _gathered(self) -> list[Any]:
+        """Wait for items and for room, and return those; none when the stream is over."""
+        with self._changed:
+            if self._sending:
+                self._sending = False
+                self._changed.notify_all()
+            while not self._closed and not (self._items and self._is_open()):
+                if self._finished and not self._items:
+                    return []
+                self._changed.wait()
+            if self._closed:
+                return []
+            self._sending = True
+            batch, self._items = self._items, []
+            self._bytes = 0
+            self._unconsumed_items += len(batch)
+            self._changed.notify_all()
+            return batch
 
 
 class InStream(Iterator[Any]):
@@ -103,7 +146,7 @@ class InStream(Iterator[Any]):
     def __init__(self, stream: int, send: Callable[[bytes], None]) -> None:
         self._stream = stream
         self._send = send
-        self._batches: deque[tuple[Pickled | None, int, int]] = deque()
+        self._batches: deque[tuple[Pickled, int, int]] = deque()
         self._items: Iterator[Any] = iter(())
         self._changed = threading.Condition()
         self._used = (0, 0)
@@ -118,19 +161,21 @@ class InStream(Iterator[Any]):
         while True:
             for item in self._items:
                 return item
-            items, size = self._used
-            if items:
-                self._used = (0, 0)
-                self._send(frames.frame(frames.CREDIT, frames.CREDIT_BODY.pack(self._stream, items, size)))
+            self._give_credit()
             with self._changed:
                 while not self._batches:
                     if self._ended:
                         self._raise()
                     self._changed.wait()
                 pickled, count, size = self._batches.popleft()
-            assert pickled is not None
             self._used = (count, size)
-            self._items = iter(loads(pickled.data, pickled.buffers))
+            self._items = iter(unpacked(pickled.data, pickled.buffers))
+
+    def _give_credit(self) -> None:
+        items, size = self._used
+        if items:
+            self._used = (0, 0)
+            self._send(frames.frame(frames.CREDIT, frames.CREDIT_BODY.pack(self._stream, items, size)))
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -139,11 +184,14 @@ class InStream(Iterator[Any]):
         raise StopIteration
 
     def add(self, pickled: Pickled, count: int, size: int) -> None:
+        """Take a batch that came."""
         with self._changed:
-            self._batches.append((pickled, count, size))
-            self._changed.notify()
+            if not self._closed:
+                self._batches.append((pickled, count, capped(size)))
+                self._changed.notify()
 
     def end(self, error: bytes | None) -> None:
+        """Take note that no more will come, and of what, pickled, the client's iterator raised."""
         with self._changed:
             self._ended = True
             self._error = error

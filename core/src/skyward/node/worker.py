@@ -1,9 +1,9 @@
 """A worker: one process that runs tasks. Started by the agent, spoken to by the client over its own socket.
 
-``python -m skyward.node.worker <root> <index> <generation>``. Its configuration comes from the agent over the agent's
-socket; when that connection closes, the agent is dead, and the worker and whatever its tasks started are ended: by the
-kernel where it can do that, since a task may hold the interpreter's lock for ever. Index -1 is the process that only
-holds the plugins' worker contexts when tasks run in processes.
+``python -m skyward.node.worker <root> <index> <generation>``. Its configuration comes from the agent over the
+agent's socket; when that connection closes, the agent is dead, and the worker and whatever its tasks started
+are ended: by the kernel where it can do that, since a task may hold the interpreter's lock for ever. Index -1
+is the process that only holds the plugins' worker contexts when tasks run in processes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class AgentLink:
         os._exit(1)
 
     def watch(self) -> None:
-        """End this process, and all it started, when the agent is gone. It has nothing more to say: only to close."""
+        """End this process, and all it started, when the agent is gone. It has nothing more to say: only to
+        close.
+        """
         if sys.platform == "linux":
             fcntl.fcntl(self._sock, fcntl.F_SETOWN, -os.getpgrp())
             fcntl.fcntl(self._sock, fcntl.F_SETSIG, signal.SIGKILL)
@@ -79,7 +81,9 @@ class Worker:
         self._channel = Channel(listener, self._on_frame)
         self._shelf = Shelf()
         self._modules: Any = None
-        self._functions = Functions(self._shelf, hooks.task if hooks is not None else lambda function: function)
+        self._functions = Functions(
+            self._shelf, hooks.task if hooks is not None else lambda function: function
+        )
         self._next_blob = 1
         self._blob_lock = threading.Lock()
         self.executor = Executor(
@@ -146,7 +150,10 @@ class Worker:
         data = bytes(body[start + 8 * blobs :])
         stream = self.executor.in_stream(number)
         if stream is not None:
-            stream.add(Pickled(data, views), count, len(data) + sum(len(view) for view in views))
+            size = len(data) + sum(len(view) for view in views)
+            if not data:  # it was long enough to be a blob itself
+                data, views = bytes(views[0]), views[1:]
+            stream.add(Pickled(data, views), count, size)
 
     def _on_credit(self, body: memoryview) -> None:
         number, items, size = frames.CREDIT_BODY.unpack(body)
@@ -166,7 +173,9 @@ class Worker:
             stream.close()
 
     def _send_pickle(self, pickled: Pickled, pack: Callable[[bytes, tuple[int, ...]], bytes]) -> int:
-        """Send a large pickle's buffers as blobs, then the frame that ``pack`` makes of it. Return the bytes sent."""
+        """Send a large pickle's buffers as blobs, then the frame that ``pack`` makes of it. Return the bytes
+        sent.
+        """
         parts: list[Any] = list(pickled.buffers)
         data = pickled.data
         if len(data) >= frames.CHUNK:
@@ -184,7 +193,9 @@ class Worker:
         if self._channel.passes_fds:
             fd = memory_file()
             write_all(fd, view)
-            self._channel.send(frames.frame(frames.BLOB, frames.BLOB_HEAD.pack(number, size, frames.BY_FD)), (fd,))
+            self._channel.send(
+                frames.frame(frames.BLOB, frames.BLOB_HEAD.pack(number, size, frames.BY_FD)), (fd,)
+            )
             return number
         self._channel.send(frames.frame(frames.BLOB, frames.BLOB_HEAD.pack(number, size, frames.BY_CHUNKS)))
         head = frames.U64.pack(number)

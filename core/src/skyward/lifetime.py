@@ -1,0 +1,129 @@
+"""A pool's insides from before it opens until nothing of it is left; whoever opens it holds one of these.
+
+``close`` is safe at any time, from any thread, and ends whatever was started by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import CancelledError, Future
+from typing import TYPE_CHECKING, Any
+
+from skyward.calls import Calls
+from skyward.engine import host
+from skyward.engine.pool import PoolEngine
+from skyward.engine.screens import Screen
+from skyward.link.modules import Project
+
+if TYPE_CHECKING:
+    from skyward.opening import Plan
+    from skyward.pool import Pool
+
+_project = Project()
+
+
+class Lifetime:
+    """See the module. Made on any thread; waits and works on the thread that calls."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.loop = host.acquire()
+        self.is_over = False
+        self._lock = threading.Lock()
+        self._reporters: list[Any] = []
+        self._around = contextlib.ExitStack()
+        self._stopping: Future[Any] | None = None
+        self._is_draining = False
+        try:
+            self.engine = PoolEngine(
+                plan.name, plan.specs, plan.options.selection, plan.topology, self.loop, _project
+            )
+            self.calls = Calls(self.engine, self.loop, _project)
+        except BaseException:
+            host.release()
+            raise
+
+    def open(self, pool: Pool) -> None:
+        """Provision, and return when usable; on failure or Ctrl-C, end whatever was started."""
+        self.guard()
+        try:
+            self.report(pool)
+            self.provision().result()
+            self.enter(pool)
+        except BaseException:
+            self.close(drain=False)
+            raise
+
+    def guard(self) -> None:
+        """Have the pool closed with the process. Only on the main thread does that include SIGTERM."""
+        host.guard.add(id(self), lambda: self.close(drain=False))
+
+    def report(self, pool: Pool) -> None:
+        """Start the log file and the console."""
+        logging = self.plan.options.logging
+        if logging is not False:
+            from skyward.engine.logfile import LogFile
+            from skyward.options import LogConfig
+
+            self._reporters.append(LogFile(LogConfig() if logging is True else logging, pool.name))
+        if self.plan.console is not None:
+            self._reporters.insert(0, Screen(self.plan.console, pool))
+
+    def provision(self) -> Future[Any]:
+        """Begin to provision. The future is done when the pool is usable."""
+        return self.loop.start(self.engine.start())
+
+    def enter(self, pool: Pool) -> None:
+        """Enter the plugins' contexts around the pool."""
+        self._around.enter_context(self.engine.hooks.client(pool, self.engine.cluster()))
+
+    def close(self, *, drain: bool) -> None:
+        """Tear down, with ``drain`` once the tasks under way are done. Idempotent.
+
+        Ctrl-C meanwhile ends the waiting for tasks, and is raised when everything is gone.
+        """
+        with self._lock:
+            if self.is_over:
+                return
+            self.is_over = True
+            self.calls.close()
+        interrupt: BaseException | None = None
+        try:
+            self._around.close()
+        except BaseException as error:
+            interrupt = error
+            drain = False
+        try:
+            interrupt = self._stop(drain) or interrupt
+        finally:
+            self.calls.end_callbacks()
+            for reporter in self._reporters:
+                reporter.close()
+            host.guard.remove(id(self))
+            host.release()
+        if interrupt is not None:
+            raise interrupt
+
+    def _stop(self, drain: bool) -> BaseException | None:
+        interrupt: BaseException | None = None
+        self._is_draining = drain
+        self._stopping = self.loop.start(self.engine.stop(drain=drain))
+        while True:
+            try:
+                self._stopping.result()
+                return interrupt
+            except (KeyboardInterrupt, SystemExit) as error:
+                interrupt = error
+                self.hurry()
+            except CancelledError:
+                if not self._is_draining:
+                    return interrupt
+            if self._is_draining:
+                self._is_draining = False
+                self._stopping = self.loop.start(self.engine.stop(drain=False))
+
+    def hurry(self) -> None:
+        """Wait for tasks no longer, if ``close`` is doing that, on whatever thread."""
+        if self._is_draining and self._stopping is not None:
+            self._stopping.cancel()

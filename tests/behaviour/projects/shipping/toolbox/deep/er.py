@@ -1,0 +1,10 @@
+# ruff: noqa: TID252  (relative imports are what this is about)
+from __future__ import annotations
+
+from ..one import ground
+
+
+def deepest() -> int:
+    from .hidden import secret
+
+    return ground() + secret()

@@ -1,0 +1,498 @@
+"""Pools for coroutines: the loop is never blocked, and cancelling what awaits reaches the task."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skyward as sky
+
+SLICE = 0.35
+"""Seconds that a loop of a loaded machine may be late by itself; what blocks it here would take longer."""
+
+
+def pool(nodes: int = 1, **fields: Any) -> sky.aio.Compute:
+    return sky.aio.Compute(nodes=nodes, console=False, logging=False, **fields)
+
+
+def run[T](main: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(asyncio.wait_for(main, 100))
+
+
+@contextlib.asynccontextmanager
+async def unblocked() -> AsyncGenerator[None]:
+    """Fail if the loop could not turn for a while."""
+    worst = 0.0
+
+    async def beat() -> None:
+        nonlocal worst
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.005)
+            worst = max(worst, time.perf_counter() - before)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+    assert worst < SLICE, f"the loop stood still for {worst:.2f} s"
+
+
+async def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        await asyncio.sleep(0.005)
+
+
+@sky.function
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+@sky.function
+def node() -> int:
+    return sky.instance_info().node
+
+
+@sky.function
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+@sky.function
+def echo(value: Any) -> Any:
+    return value
+
+
+@sky.function
+async def nap(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "rested"
+
+
+@sky.function
+def hold(folder: Path, name: str) -> None:
+    (folder / f"{name}.began").touch()
+    try:
+        time.sleep(60)
+    except BaseException as error:
+        (folder / f"{name}.ended").write_text(type(error).__name__)
+        raise
+
+
+@sky.function
+def count(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+@sky.function
+def forever(folder: Path) -> Generator[int]:
+    try:
+        yield from itertools.count()
+    finally:
+        (folder / "generator.ended").touch()
+
+
+def plain(n: int) -> int:
+    return n + 1
+
+
+def test_every_way_to_run() -> None:
+    async def main() -> None:
+        async with pool(nodes=2) as p:
+            assert await p.run(add(1)) == 2
+            assert await p.run(nap(0.01)) == "rested"
+            assert await p.run(node(), target="head") == 0
+            assert await p.run(node(), target=1) == 1
+            assert await p.broadcast(node()) == [0, 1]
+            assert await p.run_parallel(add(1) & echo("x")) == (2, "x")
+            assert [v async for v in p.run_stream(sky.gather(add(1), add(2), stream=True))] == [2, 3]
+            naps = [nap(0.5), nap(0.01)]
+            assert [v async for v in p.run_stream(sky.gather(*naps, stream=True, ordered=False))] == [
+                "rested"
+            ] * 2
+            assert await p.map(plain, range(100)) == list(range(1, 101))
+            assert await p.map(add, [1, 2]) == [2, 3]
+            assert await p.map(plain, (i for i in range(3))) == [1, 2, 3]
+            assert await asyncio.gather(*(p.run(add(i)) for i in range(50))) == list(range(1, 51))
+            futures = [p.submit(plain, i) for i in range(10)]
+            assert [await future for future in futures] == list(range(1, 11))
+            assert await p.run_async(add(4)) == 5
+            assert (p.current_nodes(), p.concurrency, p.is_active) == (2, 2, True)
+            await p.wait_for_nodes(2)
+            with pytest.raises(TimeoutError):
+                await p.wait_for_nodes(3, timeout=0.05)
+        assert not p.is_active
+        with pytest.raises(sky.PoolStateError, match="is closed"):
+            await p.run(add(1))
+
+    run(main())
+
+
+def test_errors_are_the_functions_own() -> None:
+    async def main() -> None:
+        async with pool(nodes=2) as p:
+            with pytest.raises(ValueError, match="alone"):
+                await p.run(fail("alone"))
+            with pytest.raises(ValueError, match="grouped"):
+                await p.run_parallel(nap(60.0) & fail("grouped"))
+            with pytest.raises(ExceptionGroup):
+                await p.broadcast(fail("everywhere"))
+            with pytest.raises(sky.SerializationError, match=r"args\[0\]"):
+                await p.run(echo(threading.Lock()))
+            with pytest.raises(sky.TaskTimeoutError):
+                await p.run(nap(60.0).with_timeout(0.3))
+            wrong: Any = add
+            with pytest.raises(sky.UsageError, match="call it first"):
+                await p.run(wrong)
+            with pytest.raises(sky.UsageError, match="it is awaited"):
+                add(1) >> p  # type: ignore[operator]
+            assert await p.broadcast(node()) == [0, 1]
+
+    run(main())
+
+
+def test_mistakes_are_raised_on_entry() -> None:
+    async def main() -> None:
+        with pytest.raises(sky.ConfigError):
+            async with pool(nodes=0):
+                raise AssertionError
+        compute = pool()
+        async with compute as p:
+            with pytest.raises(sky.PoolStateError, match="open already"):
+                await compute.__aenter__()
+            assert await p.run(add(1)) == 2
+        async with compute as p:
+            assert await p.run(add(1)) == 2
+
+    run(main())
+
+
+def test_sky_means_the_pool_in_threads_of_the_block() -> None:
+    async def main() -> None:
+        async with pool():
+            assert await asyncio.to_thread(lambda: add(1) >> sky) == 2
+
+    run(main())
+
+
+# streams
+
+
+def test_asynchronous_iteration() -> None:
+    async def main() -> None:
+        async with pool(worker=sky.Worker(concurrency=3)) as p:
+            assert [i async for i in await p.run(count(5000))] == list(range(5000))
+            streams = await p.broadcast(count(3))
+            assert [[i async for i in stream] for stream in streams] == [[0, 1, 2]]
+            async with await p.run(count(10)) as stream:
+                assert await anext(stream) == 0
+            assert [i async for i in stream] == []
+
+            async def consume(n: int) -> int:
+                return sum([i async for i in await p.run(count(n))])
+
+            assert await asyncio.gather(*(consume(n) for n in (1000, 2000, 3000))) == [
+                n * (n - 1) // 2 for n in (1000, 2000, 3000)
+            ]
+
+    run(main())
+
+
+def test_a_quick_stream_leaves_the_loop_to_others() -> None:
+    async def main() -> None:
+        async with pool() as p:
+            async with unblocked():
+                assert sum([i async for i in await p.run(count(100_000))]) == 4_999_950_000
+
+    run(main())
+
+
+def test_the_end_of_an_asynchronous_iteration_stops_the_generator(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with pool() as p:
+            for end in ("closed", "dropped", "cancelled"):
+                stream = await p.run(forever(tmp_path))
+                assert await anext(stream) == 0
+                if end == "closed":
+                    await stream.aclose()
+                elif end == "cancelled":
+
+                    async def consume(items: Any) -> None:
+                        async for _ in items:
+                            pass
+
+                    task = asyncio.create_task(consume(stream))
+                    await asyncio.sleep(0.05)
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+                    del task
+                del stream
+                gc.collect()
+                await eventually((tmp_path / "generator.ended").exists)
+                (tmp_path / "generator.ended").unlink()
+                assert await p.run(add(1)) == 2, end
+
+    run(main())
+
+
+def test_a_streamed_map() -> None:
+    async def main() -> None:
+        async with pool(nodes=2) as p:
+            got: list[int] = []
+            values = p.map(plain, itertools.count(), stream=True)
+            async for value in values:
+                got.append(value)
+                if value == 3000:
+                    break
+            assert got == list(range(1, 3001))
+            await values.aclose()  # type: ignore[attr-defined]
+            assert [v async for v in p.map(plain, range(3), stream=True)] == [1, 2, 3]
+            with pytest.raises(ValueError, match="7"):
+                async for _ in p.map(fail, ["7"], stream=True):
+                    pass
+
+            def blocking() -> Iterator[int]:
+                for i in range(3):
+                    time.sleep(0.6)
+                    yield i
+
+            async with unblocked():
+                assert [v async for v in p.map(plain, blocking(), stream=True)] == [1, 2, 3]
+                assert await p.map(plain, blocking()) == [1, 2, 3]
+
+    run(main())
+
+
+# the loop
+
+
+def test_opening_and_closing_do_not_block() -> None:
+    async def main() -> None:
+        async with unblocked():
+            async with pool(nodes=2) as p:
+                assert await p.run(add(1)) == 2
+
+    run(main())
+
+
+class Slow:
+    """Takes its time to be pickled, and to be unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        time.sleep(0.6)
+        return Slow, ()
+
+
+def test_large_and_slow_values_do_not_block() -> None:
+    async def main() -> None:
+        large = np.ones(12_500_000)  # 100 MB
+        async with pool() as p:
+            await p.run(echo(1))
+            async with unblocked():
+                assert (await p.run(echo(large))).sum() == large.sum()
+                await p.run(sky.function(lambda value: None)(Slow()))
+                await p.map(sky.function(lambda value: None), [Slow()])
+                await p.submit(len, [Slow()])
+
+    run(main())
+
+
+def test_waiting_coroutines_need_no_threads() -> None:
+    async def main() -> None:
+        async with pool(worker=sky.Worker(concurrency=64)) as p:
+            waiting = [asyncio.create_task(p.run(nap(3.0))) for _ in range(60)]
+            await asyncio.sleep(0.2)
+            started = time.monotonic()
+            assert await p.run(add(1)) == 2
+            assert time.monotonic() - started < 2
+            assert await asyncio.gather(*waiting) == ["rested"] * 60
+            assert time.monotonic() - started < 30
+
+    run(main())
+
+
+# cancelling
+
+
+@pytest.mark.parametrize("how", ["run", "run_async", "submit", "run_parallel", "broadcast", "map", "stream"])
+def test_cancelling_reaches_the_task(tmp_path: Path, how: str) -> None:
+    async def main() -> None:
+        async with pool() as p:
+            assert await p.run(add(1)) == 2
+            call = hold(tmp_path, "x")
+            held = hold.local
+
+            def keep(name: str) -> None:
+                held(tmp_path, name)
+
+            async def consume() -> None:
+                async for _ in p.map(keep, ["x", "y"], stream=True):
+                    pass
+
+            ways: dict[str, Callable[[], Coroutine[Any, Any, Any] | asyncio.Task[Any]]] = {
+                "run": lambda: p.run(call),
+                "run_async": lambda: p.run_async(call),
+                "submit": lambda: p.submit(hold, tmp_path, "x"),
+                "run_parallel": lambda: p.run_parallel(call & add(1)),
+                "broadcast": lambda: p.broadcast(call),
+                "map": lambda: p.map(keep, ["x", "y"]),
+                "stream": consume,
+            }
+            task = asyncio.ensure_future(ways[how]())
+            await eventually((tmp_path / "x.began").exists)
+            assert not task.done()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await eventually((tmp_path / "x.ended").exists)
+            await eventually(lambda: (tmp_path / "x.ended").read_text() == "KeyboardInterrupt")
+            assert await p.run(add(1)) == 2
+            assert not (tmp_path / "y.began").exists()
+
+    run(main())
+
+
+def test_cancelling_while_packing_cancels_what_was_packed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with pool() as p:
+            begin = sky.function(lambda slow, folder: hold.local(folder, "x"))
+            task = asyncio.create_task(p.run(begin(Slow(), tmp_path)))
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await p.run(add(1)) == 2
+            await eventually(lambda: not p.snapshot().tasks.running and not p.snapshot().tasks.queued)
+
+    run(main())
+
+
+def test_a_timeout_of_asyncio_reaches_the_task(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with pool() as p:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await p.run(hold(tmp_path, "x"))
+            await eventually((tmp_path / "x.ended").exists)
+            assert await p.run(add(1)) == 2
+
+    run(main())
+
+
+def test_cancelled_opening_leaves_nothing() -> None:
+    before = set(threading.enumerate())
+
+    async def open_and_wait() -> None:
+        async with pool(nodes=4):
+            await asyncio.sleep(60)
+
+    async def main(delay: float) -> None:
+        task = asyncio.create_task(open_and_wait())
+        await asyncio.sleep(delay)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    for delay in (0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4):
+        run(main(delay))
+        assert not [
+            thread for thread in set(threading.enumerate()) - before if thread.name.startswith("skyward")
+        ]
+
+
+def test_cancelling_the_end_of_the_block_stops_waiting_for_tasks(tmp_path: Path) -> None:
+    async def block() -> None:
+        async with pool() as p:
+            task = p.run_async(hold(tmp_path, "x"))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await eventually((tmp_path / "x.began").exists)
+
+    async def main() -> None:
+        started = time.monotonic()
+        task = asyncio.create_task(block())
+        await eventually((tmp_path / "x.began").exists)
+        await asyncio.sleep(0.3)
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert time.monotonic() - started < 30
+
+    run(main())
+
+
+def test_nothing_of_a_pool_is_left() -> None:
+    before = set(threading.enumerate())
+
+    async def main() -> list[threading.Thread]:
+        async with pool() as p:
+            await p.map(plain, range(10))
+        return [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("skyward")]
+
+    assert run(main()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["opening", "open"])
+def test_signals_end_the_program_cleanly(tmp_path: Path, number: signal.Signals, moment: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import asyncio, sys
+            import skyward as sky
+
+            @sky.function
+            def pid():
+                import os
+                return os.getpid()
+
+            async def main():
+                print("opening", flush=True)
+                async with sky.aio.Compute(nodes=2, console=False, logging=False) as pool:
+                    print("open", *await pool.broadcast(pid()), flush=True)
+                    await asyncio.sleep(60)
+
+            asyncio.run(main())
+            """
+        )
+    )
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    pids: list[int] = []
+    while line := process.stdout.readline():
+        pids = [int(word) for word in line.split()[1:]]
+        if line.split()[0] == moment:
+            break
+    if moment == "opening":
+        time.sleep(0.15)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "skyward" not in errors or "KeyboardInterrupt" in errors or "SystemExit" in errors, errors
+    for pid in pids:
+        limit = time.monotonic() + 30
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+    assert os.getpid() not in pids

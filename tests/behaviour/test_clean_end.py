@@ -1,0 +1,444 @@
+"""However a script ends, nothing of it stays: no process, thread, socket or file."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import wait
+from typing import TYPE_CHECKING
+
+import pytest
+import skyward as sky
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("no_leftovers")
+
+SECONDS = 60.0
+"""More than anything here may take on a loaded machine."""
+
+
+@sky.function
+def double(x: int) -> int:
+    return 2 * x
+
+
+@sky.function
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@sky.function
+def begin_and_hang(path: str, how: str) -> None:
+    import itertools
+
+    open(path, "w").close()
+    while True:
+        try:
+            if how == "locked":
+                any(itertools.repeat(0))
+            time.sleep(1000)
+        except BaseException:
+            if how == "polite":
+                raise
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + SECONDS
+    while not path.exists():
+        assert time.monotonic() < until, f"{path.name} did not come"
+        time.sleep(0.005)
+
+
+# in this process
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_after_the_block(executor: str) -> None:
+    worker = sky.Worker(concurrency=2, executor=executor)
+    with sky.Compute(nodes=2, worker=worker, console=False, logging=False) as pool:
+        assert (double(2) >> pool) == 4
+        assert any("skyward" in thread.name for thread in threading.enumerate())
+    assert not [thread for thread in threading.enumerate() if "skyward" in thread.name]
+    assert not pool.is_active
+    with pytest.raises(sky.PoolStateError, match="closed"):
+        double(2) >> pool
+
+
+def test_after_an_exception_in_the_block() -> None:
+    begun = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        with sky.Compute(nodes=2, console=False, logging=False) as pool:
+            future = nap(1000) > pool
+            _ = 1 // 0
+    assert time.monotonic() - begun < SECONDS
+    with pytest.raises(sky.PoolStateError, match="closed before the task was done"):
+        future.result(timeout=0)
+
+
+def test_tasks_under_way_at_the_end_of_the_block_are_waited_for() -> None:
+    with sky.Compute(nodes=1, console=False, logging=False) as pool:
+        futures = [nap(0.05) > pool for _ in range(10)]
+    assert [future.result(timeout=0) for future in futures] == [0.05] * 10
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+@pytest.mark.parametrize("how", ["polite", "deaf", "locked"])
+def test_a_stuck_task_is_ended(how: str, executor: str, tmp_path: Path) -> None:
+    worker = sky.Worker(executor=executor)
+    with sky.Compute(nodes=1, worker=worker, shutdown_timeout=4.0, console=False, logging=False) as pool:
+        future = begin_and_hang(str(tmp_path / "begun"), how) > pool
+        wait_for(tmp_path / "begun")
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 20
+    with pytest.raises(sky.PoolStateError):
+        future.result(timeout=0)
+
+
+def test_callers_on_other_threads_are_told(tmp_path: Path) -> None:
+    outcome: list[BaseException] = []
+
+    def call(pool: sky.Pool) -> None:
+        try:
+            begin_and_hang(str(tmp_path / "begun"), "polite") >> pool
+        except BaseException as error:
+            outcome.append(error)
+
+    with pytest.raises(RuntimeError, match="enough"):
+        with sky.Compute(nodes=1, console=False, logging=False) as pool:
+            thread = threading.Thread(target=call, args=(pool,))
+            thread.start()
+            wait_for(tmp_path / "begun")
+            raise RuntimeError("enough")
+    thread.join(SECONDS)
+    assert [type(error) for error in outcome] == [sky.PoolStateError]
+
+
+def test_an_iterator_that_was_not_read_to_its_end() -> None:
+    @sky.function
+    def count() -> Iterator[int]:
+        number = 0
+        while True:
+            yield number
+            number += 1
+
+    with sky.Compute(nodes=1, shutdown_timeout=0.5, console=False, logging=False) as pool:
+        items = iter(count() >> pool)
+        assert next(items) == 0
+
+
+@pytest.mark.parametrize("hides", [False, True], ids=["child", "daemon"])
+@pytest.mark.parametrize("end", ["block", "agent", "worker"])
+def test_what_a_task_started_ends_with_its_node(hides: bool, end: str, tmp_path: Path) -> None:
+    """A child in the worker's group ends with the worker; one in a session of its own ends with the node."""
+    if hides and end == "agent":
+        pytest.skip("the provider ends it: see its own tests")
+
+    @sky.function
+    def start(hides: bool) -> tuple[int, int, int]:
+        process = subprocess.Popen(["sleep", "1000"], start_new_session=hides)
+        process.returncode = 0  # nobody waits for it
+        return process.pid, os.getpid(), os.getppid()
+
+    with sky.Compute(nodes=1, console=False, logging=False) as pool:
+        child, worker, agent = start(hides) >> pool
+        assert is_running(child)
+        if end != "block":
+            os.kill(agent if end == "agent" else worker, signal.SIGKILL)
+            assert (double(1) >> pool) == 2
+            if not hides:
+                until = time.monotonic() + SECONDS
+                while is_running(child):
+                    assert time.monotonic() < until
+                    time.sleep(0.01)
+    assert not is_running(child)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+def test_many_pools_one_after_another_and_at_once() -> None:
+    for _ in range(3):
+        with (
+            sky.Compute(nodes=1, console=False, logging=False) as one,
+            sky.Compute(nodes=2, console=False, logging=False) as two,
+        ):
+            wait([double(1) > one, double(2) > two], timeout=SECONDS)
+
+
+def test_a_session_closes_its_pools() -> None:
+    with sky.Session(console=False, logging=False) as session:
+        pools = [session.compute(nodes=1, name=None) for _ in range(2)]
+        assert [double(number) >> pool for number, pool in enumerate(pools)] == [0, 2]
+    assert not any(pool.is_active for pool in pools)
+
+
+# a script of its own
+
+SCRIPT = """
+import itertools, os, subprocess, sys, threading, time
+import skyward as sky
+
+@sky.function
+def hang(how):
+    print("task", flush=True)
+    while True:
+        try:
+            if how == "locked":
+                any(itertools.repeat(0))
+            time.sleep(1000)
+        except BaseException:
+            if how == "polite":
+                raise
+
+@sky.function
+def nap(seconds):
+    time.sleep(seconds)
+
+def call(pool):
+    try:
+        hang("polite") >> pool
+    except sky.PoolStateError:
+        pass
+
+def say(word):
+    os.write(1, word.encode() + b"\\n")
+
+def main():
+    say("imported")
+    with sky.Compute(nodes=2, logging=False, console=False, {options}) as pool:
+        say("ready")
+        {body}
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+class Script:
+    """A user's script, run for real. ``words``: what it has said so far."""
+
+    def __init__(self, folder: Path, body: str, options: str = "") -> None:
+        path = folder / "script.py"
+        path.write_text(
+            SCRIPT.format(body=textwrap.indent(textwrap.dedent(body), " " * 8).strip(), options=options)
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for(self, word: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.strip() == word:
+                return
+        raise AssertionError(f"it did not say {word!r}: {self.process.communicate()[1]}")
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end; return its status and what it wrote to stderr."""
+        _, errors = self.process.communicate(timeout=SECONDS)
+        return self.process.returncode, errors
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[object]:
+    started: list[Script] = []
+
+    def run(body: str, options: str = "") -> Script:
+        started.append(Script(tmp_path, body, options))
+        return started[-1]
+
+    yield run
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+        each.process.communicate()
+
+
+def assert_interrupted(status: int, errors: str) -> None:
+    """Ended by Ctrl-C as Python ends: the shell says 130, and stderr has one traceback."""
+    assert status == -signal.SIGINT, errors
+    assert errors.rstrip().endswith("KeyboardInterrupt"), errors
+    assert errors.count("Traceback") == 1, errors
+    for word in ("ignored", "atexit", "asyncio", "During handling"):
+        assert word not in errors, errors
+
+
+BUSY = {
+    "task": ('hang("polite") >> pool', "polite"),
+    "deaf task": ('hang("deaf") >> pool', "deaf"),
+    "idle": ("time.sleep(1000)", ""),
+    "futures": ("futures = [nap(1000) > pool for _ in range(100)]\ntime.sleep(1000)", ""),
+    "broadcast": ('hang("polite") @ pool', ""),
+    "map": ("pool.map(nap, [0.001] * 100_000)", ""),
+}
+
+
+@pytest.mark.parametrize("body", [body for body, _ in BUSY.values()], ids=list(BUSY))
+@pytest.mark.parametrize("interrupts", [1, 2, 5])
+def test_interrupted_in_the_block(body: str, interrupts: int, script: object) -> None:
+    assert callable(script)
+    run = script(body)
+    run.wait_for("ready")
+    time.sleep(0.2)
+    for _ in range(interrupts):
+        run.process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    status, errors = run.end()
+    if interrupts == 1:
+        assert_interrupted(status, errors)
+    assert status == -signal.SIGINT
+
+
+@pytest.mark.parametrize("interrupts", [1, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_interrupted_while_it_starts(seed: int, interrupts: int, script: object) -> None:
+    assert callable(script)
+    chance = random.Random(10 * seed + interrupts)
+    for _ in range(4):
+        run = script("time.sleep(1000)")
+        run.wait_for("imported")
+        time.sleep(chance.uniform(0.0, 0.6))
+        for _ in range(interrupts):
+            run.process.send_signal(signal.SIGINT)
+            time.sleep(chance.uniform(0.0, 0.05))
+        status, errors = run.end()
+        if interrupts == 1:
+            assert_interrupted(status, errors)
+        assert status == -signal.SIGINT
+
+
+@pytest.mark.parametrize("body", [body for body, _ in BUSY.values()], ids=list(BUSY))
+def test_terminated_in_the_block(body: str, script: object) -> None:
+    assert callable(script)
+    run = script(body)
+    run.wait_for("ready")
+    time.sleep(0.2)
+    run.process.send_signal(signal.SIGTERM)
+    status, errors = run.end()
+    assert (status, errors) == (128 + signal.SIGTERM, "")
+
+
+def test_terminated_while_it_starts(script: object) -> None:
+    assert callable(script)
+    chance = random.Random(7)
+    for _ in range(6):
+        run = script("time.sleep(1000)")
+        run.wait_for("imported")
+        time.sleep(chance.uniform(0.05, 0.6))
+        run.process.send_signal(signal.SIGTERM)
+        status, errors = run.end()
+        assert status in (128 + signal.SIGTERM, -signal.SIGTERM)  # before there was a pool, Python ends it
+        assert errors == ""
+
+
+def test_the_terminal_is_closed(script: object) -> None:
+    assert callable(script)
+    run = script('hang("polite") >> pool')
+    run.wait_for("ready")
+    run.process.send_signal(signal.SIGHUP)
+    status, errors = run.end()
+    assert (status, errors) == (128 + signal.SIGHUP, "")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("sys.exit(7)", 7),
+        ("raise SystemExit", 0),
+        ("threading.Thread(target=call, args=(pool,)).start(); time.sleep(0.3); sys.exit(3)", 3),
+        ("futures = [nap(1000) > pool for _ in range(10)]\nsys.exit(4)", 4),
+        ("futures = [nap(0.01) > pool for _ in range(10)]", 0),
+        ("raise ValueError('mine')", 1),
+    ],
+    ids=["exit", "exit 0", "exit with a caller", "exit with futures", "end with futures", "error"],
+)
+def test_ends_with_its_own_status(body: str, status: int, script: object) -> None:
+    assert callable(script)
+    got, errors = script(body).end()
+    assert got == status
+    assert errors.count("Traceback") == (status == 1), errors
+
+
+def test_a_pool_that_is_never_closed_is_closed_at_exit(tmp_path: Path) -> None:
+    path = tmp_path / "session.py"
+    path.write_text(
+        "import skyward as sky\n"
+        "session = sky.Session(console=False, logging=False)\n"
+        "pool = session.compute(nodes=2)\n"
+        "print(pool.current_nodes())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+
+
+def test_a_short_shutdown_timeout_leaves_nothing(script: object) -> None:
+    """The worker takes a second to end; whoever gives up before leaves the rest to the agent."""
+    assert callable(script)
+    status, errors = script('hang("locked") > pool\ntime.sleep(0.3)', "shutdown_timeout=0.1").end()
+    assert (status, errors) == (0, "")
+
+
+@pytest.mark.xfail(strict=True, reason="shutdown_timeout also cuts short the time that machines have to end")
+def test_a_short_shutdown_timeout_is_about_tasks_only(tmp_path: Path) -> None:
+    problems: list[sky.Event] = []
+    with sky.subscribe(problems.append, sky.Error):
+        with sky.Compute(nodes=1, shutdown_timeout=0.1, console=False, logging=False) as pool:
+            _ = begin_and_hang(str(tmp_path / "begun"), "locked") > pool
+            wait_for(tmp_path / "begun")
+    assert not [problem for problem in problems if "ending machines" in str(problem)]
+
+
+# a client that is killed
+
+
+@pytest.mark.parametrize("ttl", [0, 2])
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_killed_in_the_block_nothing_lives_longer_than_its_ttl(
+    ttl: int, executor: str, script: object
+) -> None:
+    assert callable(script)
+    options = f"ttl={ttl}, worker=sky.Worker(concurrency=2, executor={executor!r})"
+    run = script('[hang("deaf") > pool for _ in range(3)]\ntime.sleep(1000)', options)
+    run.wait_for("ready")
+    time.sleep(0.3)
+    run.process.kill()
+    run.end()
+    time.sleep(max(0.0, ttl - 1.5))  # what is there 3 s later is left over
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_while_it_starts(seed: int, script: object) -> None:
+    """What can't end by itself, as its agent had not begun yet, is swept by the next pool."""
+    assert callable(script)
+    chance = random.Random(seed)
+    for _ in range(4):
+        run = script("time.sleep(1000)", "ttl=1")
+        run.wait_for("imported")
+        time.sleep(chance.uniform(0.0, 0.5))
+        run.process.kill()
+        run.end()
+    time.sleep(1.5)
+    with sky.Compute(nodes=1, console=False, logging=False) as pool:
+        assert (double(1) >> pool) == 2
