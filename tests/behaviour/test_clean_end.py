@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from concurrent.futures import wait
@@ -187,125 +186,20 @@ def test_a_session_closes_its_pools() -> None:
     assert not any(pool.is_active for pool in pools)
 
 
-# a script of its own
-
-SCRIPT = """
-import itertools, os, subprocess, sys, threading, time
-import skyward as sky
-
-@sky.function
-def hang(how):
-    print("task", flush=True)
-    while True:
-        try:
-            if how == "locked":
-                any(itertools.repeat(0))
-            time.sleep(1000)
-        except BaseException:
-            if how == "polite":
-                raise
-
-@sky.function
-def nap(seconds):
-    time.sleep(seconds)
-
-def call(pool):
-    try:
-        hang("polite") >> pool
-    except sky.PoolStateError:
-        pass
-
-def say(word):
-    os.write(1, word.encode() + b"\\n")
-
-def main():
-    say("imported")
-    with sky.Compute(nodes=2, logging=False, console=False, {options}) as pool:
-        say("ready")
-        {body}
-
-if __name__ == "__main__":
-    main()
-"""
-
-
-class Script:
-    """A user's script, run for real. ``words``: what it has said so far."""
-
-    def __init__(self, folder: Path, body: str, options: str = "") -> None:
-        path = folder / "script.py"
-        path.write_text(
-            SCRIPT.format(body=textwrap.indent(textwrap.dedent(body), " " * 8).strip(), options=options)
-        )
-        self.process = subprocess.Popen(
-            [sys.executable, str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def wait_for(self, word: str) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.strip() == word:
-                return
-        raise AssertionError(f"it did not say {word!r}: {self.process.communicate()[1]}")
-
-    def end(self) -> tuple[int, str]:
-        """Wait for its end; return its status and what it wrote to stderr."""
-        _, errors = self.process.communicate(timeout=SECONDS)
-        return self.process.returncode, errors
-
-
-@pytest.fixture
-def script(tmp_path: Path) -> Iterator[object]:
-    started: list[Script] = []
-
-    def run(body: str, options: str = "") -> Script:
-        started.append(Script(tmp_path, body, options))
-        return started[-1]
-
-    yield run
-    for each in started:
-        if each.process.poll() is None:
-            each.process.kill()
-        each.process.communicate()
-
-
-def assert_interrupted(status: int, errors: str) -> None:
-    """Ended by Ctrl-C as Python ends: the shell says 130, and stderr has one traceback."""
-    assert status == -signal.SIGINT, errors
-    assert errors.rstrip().endswith("KeyboardInterrupt"), errors
-    assert errors.count("Traceback") == 1, errors
-    for word in ("ignored", "atexit", "asyncio", "During handling"):
-        assert word not in errors, errors
-
-
-BUSY = {
-    "task": ('hang("polite") >> pool', "polite"),
-    "deaf task": ('hang("deaf") >> pool', "deaf"),
-    "idle": ("time.sleep(1000)", ""),
-    "futures": ("futures = [nap(1000) > pool for _ in range(100)]\ntime.sleep(1000)", ""),
-    "broadcast": ('hang("polite") @ pool', ""),
-    "map": ("pool.map(nap, [0.001] * 100_000)", ""),
-}
-
-
-@pytest.mark.parametrize("body", [body for body, _ in BUSY.values()], ids=list(BUSY))
-@pytest.mark.parametrize("interrupts", [1, 2, 5])
-def test_interrupted_in_the_block(body: str, interrupts: int, script: object) -> None:
+@pytest.mark.xfail(
+    strict=True, reason="the loop waits for the lock of a future whose holder was interrupted in it"
+)
+def test_interrupted_while_a_future_is_locked(script: object) -> None:
+    """Ctrl-C can be raised between a condition's taking its lock and the block that gives it back: then nobody does."""
     assert callable(script)
-    run = script(body)
-    run.wait_for("ready")
-    time.sleep(0.2)
-    for _ in range(interrupts):
-        run.process.send_signal(signal.SIGINT)
-        time.sleep(0.02)
-    status, errors = run.end()
-    if interrupts == 1:
-        assert_interrupted(status, errors)
+    body = "future = nap(1000) > pool; future._condition.acquire(); say('locked'); time.sleep(1000)"
+    run = script(body, "ttl=0")
+    run.wait_for("locked")
+    run.process.send_signal(signal.SIGINT)
+    try:
+        status = run.process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        status = None
     assert status == -signal.SIGINT
 
 
@@ -327,7 +221,7 @@ def test_interrupted_while_it_starts(seed: int, interrupts: int, script: object)
         assert status == -signal.SIGINT
 
 
-@pytest.mark.parametrize("body", [body for body, _ in BUSY.values()], ids=list(BUSY))
+@pytest.mark.parametrize("body", BUSY.values(), ids=list(BUSY))
 def test_terminated_in_the_block(body: str, script: object) -> None:
     assert callable(script)
     run = script(body)
@@ -400,7 +294,6 @@ def test_a_short_shutdown_timeout_leaves_nothing(script: object) -> None:
     assert (status, errors) == (0, "")
 
 
-@pytest.mark.xfail(strict=True, reason="shutdown_timeout also cuts short the time that machines have to end")
 def test_a_short_shutdown_timeout_is_about_tasks_only(tmp_path: Path) -> None:
     problems: list[sky.Event] = []
     with sky.subscribe(problems.append, sky.Error):
@@ -408,37 +301,3 @@ def test_a_short_shutdown_timeout_is_about_tasks_only(tmp_path: Path) -> None:
             _ = begin_and_hang(str(tmp_path / "begun"), "locked") > pool
             wait_for(tmp_path / "begun")
     assert not [problem for problem in problems if "ending machines" in str(problem)]
-
-
-# a client that is killed
-
-
-@pytest.mark.parametrize("ttl", [0, 2])
-@pytest.mark.parametrize("executor", ["thread", "process"])
-def test_killed_in_the_block_nothing_lives_longer_than_its_ttl(
-    ttl: int, executor: str, script: object
-) -> None:
-    assert callable(script)
-    options = f"ttl={ttl}, worker=sky.Worker(concurrency=2, executor={executor!r})"
-    run = script('[hang("deaf") > pool for _ in range(3)]\ntime.sleep(1000)', options)
-    run.wait_for("ready")
-    time.sleep(0.3)
-    run.process.kill()
-    run.end()
-    time.sleep(max(0.0, ttl - 1.5))  # what is there 3 s later is left over
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_while_it_starts(seed: int, script: object) -> None:
-    """What can't end by itself, as its agent had not begun yet, is swept by the next pool."""
-    assert callable(script)
-    chance = random.Random(seed)
-    for _ in range(4):
-        run = script("time.sleep(1000)", "ttl=1")
-        run.wait_for("imported")
-        time.sleep(chance.uniform(0.0, 0.5))
-        run.process.kill()
-        run.end()
-    time.sleep(1.5)
-    with sky.Compute(nodes=1, console=False, logging=False) as pool:
-        assert (double(1) >> pool) == 2

@@ -211,7 +211,6 @@ def test_a_node_is_wanted_again_before_it_has_gone(tmp_path: Path) -> None:
         wait_until(lambda: rank() @ pool == [0, 1], "two nodes")
 
 
-@pytest.mark.xfail(strict=True, reason="the dispatcher ends processes only of lanes that take tasks")
 def test_a_task_that_hangs_does_not_keep_a_draining_node_for_ever(tmp_path: Path) -> None:
     @sky.function
     def deaf(folder: str) -> None:

@@ -230,7 +230,7 @@ ON_A_POOL = [
     (
         "f() & g() >> pool",
         TypeError,
-        r"`&` groups calls that have not run, and the right side is already a value",
+        r"`&` groups calls that have not run, and .* is already a value",
     ),
 ]
 

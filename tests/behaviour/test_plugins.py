@@ -145,7 +145,6 @@ def test_every_hook_runs_in_its_place_and_order(executor: Any, diary: Diary) -> 
         assert [text for who, text in diary.entries("decorate") if who == pid] == ["decorate b", "decorate a"]
 
 
-@pytest.mark.xfail(strict=True, reason="they are asked for every node")
 def test_the_image_and_the_operations_are_asked_once_a_pool(diary: Diary) -> None:
     with sky.Compute(nodes=2, plugins=[with_every_hook("a", diary)], **QUIET):
         pass

@@ -19,7 +19,12 @@ import pytest
 import skyward as sky
 
 PROJECT = Path(__file__).parent / "projects" / "shipping"
-CASES = re.findall(r"@case\ndef (\w+)\(", (PROJECT / "main.py").read_text(encoding="utf-8"))
+SCRIPTS = ("main.py", "functions.py")
+CASES = [
+    name
+    for script in SCRIPTS
+    for name in re.findall(r"@case\ndef (\w+)\(", (PROJECT / script).read_text(encoding="utf-8"))
+]
 
 SCRIPT = """
 import skyward as sky
@@ -60,12 +65,15 @@ def start(arguments: list[str], folder: Path, *, given: str = "") -> subprocess.
 
 @pytest.fixture(scope="module")
 def script_says(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What went wrong in each case of the script; "" if nothing did."""
+    """What went wrong in each case of the scripts; "" if nothing did."""
     folder = tmp_path_factory.mktemp("user") / "project"
     shutil.copytree(PROJECT, folder)
-    done = start(["main.py"], folder)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(line) for line in done.stdout.splitlines())
+    said: dict[str, str] = {}
+    for script in SCRIPTS:
+        done = start([script], folder)
+        assert done.returncode == 0, done.stderr
+        said.update(json.loads(line) for line in done.stdout.splitlines())
+    return said
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -73,7 +81,7 @@ def test_a_script_may_be_made_of(case: str, script_says: dict[str, str]) -> None
     assert script_says[case] == ""
 
 
-def test_the_script_ran_every_case(script_says: dict[str, str]) -> None:
+def test_the_scripts_ran_every_case(script_says: dict[str, str]) -> None:
     assert list(script_says) == CASES
 
 

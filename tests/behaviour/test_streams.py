@@ -22,7 +22,7 @@ EXECUTORS = {
     "threads": sky.Worker(concurrency=3, executor="thread"),
     "processes": sky.Worker(concurrency=3, executor="process"),
 }
-WINDOW = 1024 + 3 * 128
+WINDOW = 2048 + 3 * 512
 """Items that may be under way: the window, and a batch at each end and in between."""
 
 

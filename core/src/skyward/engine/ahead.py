@@ -22,7 +22,9 @@ noticeably.
 """
 AHEAD_MAX = 256
 ONE_AHEAD_MICROS = 50_000
-"""Up to this long, a task is worth one more sent ahead: a slot that waits for it is idle a few percent of the time."""
+"""Up to this long, a task is worth one more sent ahead: a slot that waits for it is idle a few percent of
+the time.
+"""
 STALL_SECONDS = 0.02
 """Without an answer for this long, a lane's waiting tasks are recalled if somebody else is idle."""
 

@@ -26,14 +26,16 @@ from skyward.link.local import LocalLink
 from skyward.subscriptions import publish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from skyward.engine.dispatch import Dispatcher
     from skyward.engine.market import Candidate, Market
     from skyward.hooks.facade import PoolHooks
     from skyward.hooks.ports import Topology
-    from skyward.hooks.values import Cluster, Machine, PoolRef
+    from skyward.hooks.values import Cluster, Machine, Op, PoolRef
+    from skyward.image import Image
     from skyward.link.modules import Project
+    from skyward.spec import PoolSpec
 
 FATAL = (ConfigError, CredentialsError, PluginError, BootstrapError, NoOffersError)
 """What trying again would not change."""
@@ -70,7 +72,17 @@ class NodeFactory:
         self._on_lost = on_lost
         self._on_log = on_log
         self._on_machine = on_machine
-        self._remarks: set[str] = set()
+        self._images: dict[int, tuple[Image, tuple[Op, ...]]] = {}
+
+    def prepare(self, specs: Iterable[PoolSpec]) -> None:
+        """Ask the plugins once for what every node is set up with. Raises ConfigError for what can't be had
+        here.
+        """
+        for spec in specs:
+            image = self._hooks.image(spec.image, self._cluster())
+            self._images[id(spec)] = image, self._hooks.bootstrap(self._cluster())
+            for remark in check_local_image(image):
+                publish(Error(pool=self._pool.name, message=remark))
 
     async def make(self, rank: int) -> tuple[Node, LocalLink, Candidate]:
         """Return a ready node, tried as often as the spec allows. Raises the last error when none of that
@@ -142,15 +154,11 @@ class NodeFactory:
         assert machine.endpoint is not None
         link = LocalLink(machine.endpoint)
         spec = candidate.resolved
-        image = self._hooks.image(spec.image, self._cluster())
+        image, ops = self._images[id(spec)]
         node.status = "bootstrapping"
-        for remark in check_local_image(image):
-            if remark not in self._remarks:
-                self._remarks.add(remark)
-                publish(Error(pool=self._pool.name, message=remark))
         try:
             async with asyncio.timeout(spec.bootstrap_timeout):
-                env = await bootstrap(node, link, image, self._hooks.bootstrap(self._cluster()))
+                env = await bootstrap(node, link, image, ops)
                 config = agent_config(
                     spec,
                     self._hooks,

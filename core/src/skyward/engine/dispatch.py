@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from skyward.engine.ahead import Ahead
 from skyward.engine.deadlines import Deadlines
+from skyward.engine.free import FreeLanes
 from skyward.engine.lane import Lane, LaneHandler
 from skyward.engine.outcomes import crashed, interrupted, settle, timed_out
 from skyward.engine.relay import StreamRelay
@@ -67,7 +68,7 @@ class Dispatcher(LaneHandler):
         self._queue: deque[Task] = deque()
         self._pinned: dict[int, deque[Task]] = {}
         self._lanes: list[Lane] = []
-        self._free: deque[Lane] = deque()
+        self._free = FreeLanes()
         self._touched: set[Lane] = set()
         self._flushing = False
         self._pumping = False
@@ -95,15 +96,7 @@ class Dispatcher(LaneHandler):
         plain = task.rank is None and not task.extra and not task.blobs and not task.modules
         if not plain or self._closed or not self._deadlines.covers(now + task.timeout):
             return False
-        try:
-            lane = self._free.popleft()  # whoever takes a lane from here has it to himself
-        except IndexError:
-            return False
-        if lane.has_room and lane.express(task, now):
-            lane.queued_free = False
-            return True
-        self._free.append(lane)
-        return False
+        return self._free.express(task, now)
 
     def cancel(self, task: Task) -> None:
         self._thread.call(self._cancel, task)
@@ -134,7 +127,7 @@ class Dispatcher(LaneHandler):
         lane.usable = True
         lane.last_answer = self.now()
         self._lanes.append(lane)
-        self._offer(lane)
+        self._free.offer(lane)
         self._pump()
 
     def remove_lane(self, lane: Lane) -> None:
@@ -164,6 +157,7 @@ class Dispatcher(LaneHandler):
 
     def _take_in(self) -> None:
         self._woken = False
+        self._free.reclaim()
         for _ in range(min(len(self._inbox), TURN)):
             task = self._inbox.popleft()
             if self._closed is not None:
@@ -187,11 +181,6 @@ class Dispatcher(LaneHandler):
         else:
             queue.append(task)
 
-    def _offer(self, lane: Lane) -> None:
-        if lane.has_room and not lane.queued_free:
-            lane.queued_free = True
-            self._free.append(lane)
-
     def _next_for(self, lane: Lane) -> Task | None:
         """Take the oldest task that may go to ``lane``: one pinned to its node first."""
         for queue in (self._pinned.get(lane.node.rank), self._queue):
@@ -211,9 +200,7 @@ class Dispatcher(LaneHandler):
         self._pumping = False
         now = self.now()
         useless: list[Lane] = []
-        while self._free and (self._queue or self._pinned):
-            lane = self._free.popleft()
-            lane.queued_free = False
+        while (self._queue or self._pinned) and (lane := self._free.take()) is not None:
             if not lane.has_room:
                 continue
             task = self._next_for(lane)
@@ -222,9 +209,9 @@ class Dispatcher(LaneHandler):
                 continue
             lane.assign(task, now)
             self._touch(lane)
-            self._offer(lane)
+            self._free.offer(lane)
         for lane in useless:
-            self._offer(lane)
+            self._free.offer(lane)
         if self._pinned:
             self._pinned = {rank: queue for rank, queue in self._pinned.items() if queue}
         if self._queue:
@@ -298,7 +285,7 @@ class Dispatcher(LaneHandler):
             if wanted(TaskCompleted):
                 self._report(lane, task, status, micros)
         self._running.discard(task)
-        self._offer(lane)
+        self._free.offer(lane)
         if self._queue or self._pinned:
             self._pump_soon()
 
@@ -369,7 +356,7 @@ class Dispatcher(LaneHandler):
         self._loop.call_later(delay, self._end_process, lane, task, why)
 
     def _end_process(self, lane: Lane, task: Task, why: str) -> None:
-        if task.id in lane.unanswered and task.lane is lane and lane.usable:
+        if task.id in lane.unanswered and task.lane is lane:
             lane.node.end_worker(lane, why)
 
     def _time_out(self, task: Task) -> None:

@@ -62,13 +62,13 @@ class InFeed:
     # the loop
 
     def start(self) -> None:
-        """Begin to pull. The task was handed to a node."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=f"skyward-feed-{self.number}", daemon=True)
-            self._thread.start()
+        """The task was handed to a node. What it waits for there is not pulled: it may yet go to another."""
 
     def credit(self, items: int, size: int) -> None:
-        """Take note that the task has consumed so much."""
+        """Take note that the task has consumed so much; nothing, when it asks for the first item."""
+        if self._thread is None and not self._stopped:
+            self._thread = threading.Thread(target=self._run, name=f"skyward-feed-{self.number}", daemon=True)
+            self._thread.start()
         with self._changed:
             self._consumed += items
             self._unconsumed_bytes -= size

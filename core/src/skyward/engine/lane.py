@@ -37,8 +37,8 @@ class Lane:
         self.slots = slots
         self.single_use = False
         self.usable = False
-        self.queued_free = False
-        """Whether the dispatcher has it among the lanes with a free slot."""
+        self.offered = False
+        """Whether it is among the free lanes, where any thread may take it."""
         self.unanswered: dict[int, Task] = {}
         self.waiting: deque[Task] = deque()
         """The unanswered tasks that have not begun, oldest first; may hold some that are over."""
@@ -139,9 +139,11 @@ class Lane:
             feed.start()
 
     def express(self, task: Task, now: float) -> bool:
-        """Send a task from the caller's own thread, which has this lane to itself; return whether that was done.
+        """Send a task from the caller's own thread, which has this lane to itself; return whether that was
+        done.
 
-        Only where nothing has to go before it and nothing else runs: then no book of the loop's is touched by two.
+        Only where nothing has to go before it and nothing else runs: then no book of the loop's is touched
+        by two.
         """
         if task.code.id not in self._codes or self._batch or self.unanswered or self.slots != 1:
             return False

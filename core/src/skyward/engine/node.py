@@ -22,7 +22,7 @@ from skyward.snapshot import NodeSnapshot
 from skyward.subscriptions import publish
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from skyward.engine.dispatch import Dispatcher
     from skyward.hooks.values import Machine
@@ -52,7 +52,8 @@ class FrameCounter:
 
     def on_received(self, size: int, fds: bool) -> None:
         whole, self._bytes = self._bytes, 0
-        self._lane.on_received(whole, fds)
+        # A process for one task waits for the word that its result is here, before it ends.
+        self._lane.on_received(whole, fds or self._lane.single_use)
 
 
 class Node:
@@ -97,7 +98,7 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @contextmanager
-    def timed_phase(self, phase: str) -> Iterator[None]:
+    def timed_phase(self, phase: str) -> Generator[None]:
         """Report one phase of setting up: its start, its end, its duration."""
         begun = time.monotonic()
         self.phase = phase

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from skyward.snapshot import PoolSnapshot
     from skyward.spec import Nodes, PoolSpec, Spec
 
+RELEASE_SECONDS = 60.0
+"""What ending machines may take at least: ``shutdown_timeout`` is about tasks, and what is rented must go."""
 LOG_KEPT = 10_000
 """Lines of output kept for ``pool.logs()``."""
 
@@ -91,6 +93,7 @@ class PoolEngine:
         self.started = time.time()
         self.batches: dict[int, Batch] = {}
         self.log: deque[Log] = deque(maxlen=LOG_KEPT)
+        self._given = specs
         self._provider_name = specs[0][2].provider_name
         self._loop = loop.loop
         self._market = Market(specs, selection)
@@ -145,6 +148,7 @@ class PoolEngine:
         ``stop``.
         """
         publish(ClusterRequested(pool=self.name, provider=self._provider_name, spec=self.spec))
+        self._factory.prepare(resolved for _, resolved, _ in self._given)
         self.state = PoolState.REQUESTING
         await self._market.survey()
         for provider in self._market.connected:
@@ -202,7 +206,7 @@ class PoolEngine:
         for provider in self._market.connected:
             for step in (provider.release(self.ref), provider.aclose()):
                 try:
-                    async with asyncio.timeout(self.spec.shutdown_timeout):
+                    async with asyncio.timeout(max(self.spec.shutdown_timeout, RELEASE_SECONDS)):
                         await step
                 except Exception as error:
                     problems.append(error)

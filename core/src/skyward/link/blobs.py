@@ -2,8 +2,8 @@
 
 The client's ``BlobStore`` turns a buffer into a ``Blob``: an anonymous memory file with a number. The same
 bytes are the same blob, so a node gets them once, whatever carried them. A node only knows numbers. Hashing
-everything would cost more than copying it (2 GB/s against 2.5), so a buffer is hashed in full only when a
-sample of it has been seen before: bytes whose sample is new can't be known already.
+everything would cost more than copying it, so a buffer is only compared, and only with blobs that share a
+sample of it: bytes whose sample is new can't be known already.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ machines.
 
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096
+_COMPARE_BYTES = 1 << 18
+"""Bytes compared at a time: they stay in the processor's cache."""
 _WRITE_BYTES = 1 << 23
 """Bytes a write: long enough to cost nothing, short enough for other threads to get the interpreter in
 between.
@@ -57,7 +59,7 @@ def map_file(fd: int, size: int) -> mmap.mmap:
 class Blob:
     """Bytes held by the client. ``refs`` counts the tasks and functions that need it; see ``BlobStore``."""
 
-    __slots__ = ("_digest", "fd", "id", "refs", "sample", "size")
+    __slots__ = ("fd", "id", "refs", "sample", "size")
 
     def __init__(self, number: int, size: int, fd: int, sample: bytes) -> None:
         self.id = number
@@ -65,13 +67,14 @@ class Blob:
         self.fd = fd
         self.sample = sample
         self.refs = 0
-        self._digest = b""
 
-    def digest(self) -> bytes:
-        if not self._digest:
-            with mmap.mmap(self.fd, self.size, access=mmap.ACCESS_READ) as view:
-                self._digest = hashlib.sha256(view).digest()
-        return self._digest
+    def holds(self, view: memoryview) -> bool:
+        """Whether these are its bytes."""
+        starts = range(0, self.size, _COMPARE_BYTES)
+        return len(view) == self.size and all(
+            view[start : start + _COMPARE_BYTES] == piece
+            for start, piece in zip(starts, self.chunks(_COMPARE_BYTES), strict=True)
+        )
 
     def chunks(self, size: int) -> Iterator[bytes]:
         """Read the bytes in pieces, for a wire that passes no descriptors."""
@@ -113,10 +116,7 @@ class BlobStore:
             candidates = list(self._by_sample.get(sample, ()))
             for blob in candidates:
                 self._keep(blob)
-        found: Blob | None = None
-        if candidates:
-            digest = hashlib.sha256(view).digest()
-            found = next((blob for blob in candidates if blob.digest() == digest), None)
+        found = next((blob for blob in candidates if blob.holds(view)), None)
         for blob in candidates:
             if blob is not found:
                 self.release(blob)

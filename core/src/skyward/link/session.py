@@ -42,6 +42,11 @@ class Outbox:
             for fd in fds:
                 os.close(fd)
 
+    @property
+    def waits(self) -> bool:
+        """Whether anything is not acknowledged."""
+        return bool(self._kept)
+
     def since(self, received: int) -> list[tuple[bytes, tuple[int, ...]]]:
         """Return what the other side lacks, in order. A descriptor goes again unless its first byte had
         arrived.

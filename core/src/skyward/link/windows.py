@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-WINDOW_ITEMS = 1024
+WINDOW_ITEMS = 2048
 """Items sent and not yet consumed."""
 WINDOW_BYTES = 8 << 20
 """Bytes sent and not yet consumed; one batch may exceed it."""
-BATCH = 128
-"""Items gathered before the producer has to wait for the sender: batches beyond this gain nothing measurable.
+BATCH = 512
+"""Items gathered before the producer has to wait for the sender. A quarter of it halves the rate of small
+items, because threads change places more often; twice as many gain nothing measurable.
 """

@@ -28,7 +28,7 @@ from typing import Any
 from skyward.link.agentconfig import AGENT_SOCKET, MACHINE_MARK, READY_LINE, AgentConfig
 from skyward.link.frames import COMMAND, HELLO, NOTICE, FrameError, Splitter, json_frame, read_json
 from skyward.node.deaths import OomCounter, describe_death
-from skyward.node.process import Child, end_group, end_marked, process_identity
+from skyward.node.process import Child, end_group, end_marked, is_over, process_identity
 
 TICK = 0.5
 """Seconds between looks at the clock: the precision of ``ttl``."""
@@ -115,8 +115,11 @@ class Agent:
             self._selector.unregister(pipe)
             os.close(pipe)
 
-        # Nothing can ever be read from this end: what wakes us is the error that nobody holds the other one.
-        self._selector.register(pipe, selectors.EVENT_READ, gone)
+        # There is nothing to read at this end: what wakes us is the error that nobody holds the other.
+        self._on_readable(pipe, gone)
+
+    def _on_readable(self, source: int | socket.socket, handler: Callable[[int], None]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, handler)
 
     def _listen(self) -> socket.socket:
         path = os.path.join(self.root, AGENT_SOCKET)
@@ -125,7 +128,7 @@ class Agent:
         os.chmod(path, 0o600)
         listener.listen(128)
         listener.setblocking(False)
-        self._selector.register(listener, selectors.EVENT_READ, lambda events: self._accept(listener))
+        self._on_readable(listener, lambda events: self._accept(listener))
         return listener
 
     def _signals(self) -> int:
@@ -134,10 +137,13 @@ class Agent:
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: setattr(self, "_ending", True))
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._selector.register(read, selectors.EVENT_READ, lambda events: self._reap(read))
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        self._on_readable(read, lambda events: self._reap(read))
         return read
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._ending = True
 
     # connections
 
@@ -148,9 +154,7 @@ class Agent:
             return
         sock.setblocking(False)
         connection = Connection(sock)
-        self._selector.register(
-            sock, selectors.EVENT_READ, lambda events: self._on_events(connection, events)
-        )
+        self._on_readable(sock, lambda events: self._on_events(connection, events))
 
     def _on_events(self, connection: Connection, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -219,7 +223,7 @@ class Agent:
             self._drop(connection)
             return
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
-        self._selector.modify(connection.sock, events, lambda ready: self._on_events(connection, ready))
+        self._selector.modify(connection.sock, events, self._selector.get_key(connection.sock).data)
 
     def _obey(self, command: dict[str, Any]) -> None:
         match command["do"]:
@@ -255,7 +259,7 @@ class Agent:
             return
         self._children[index] = child
         for fd in child.outputs:
-            self._selector.register(fd, selectors.EVENT_READ, self._output_reader(child, fd))
+            self._on_readable(fd, self._output_reader(child, fd))
         self._write_pids()
 
     def _write_pids(self) -> None:
@@ -348,7 +352,7 @@ class Agent:
         for pid in left:
             end_group(pid, signal.SIGTERM)
         while left and time.monotonic() < deadline:
-            for pid in [pid for pid in left if _reaped(pid)]:
+            for pid in [pid for pid in left if is_over(pid)]:
                 end_group(pid, signal.SIGKILL)  # what its tasks had started
                 left.discard(pid)
             if left:
@@ -363,6 +367,8 @@ class Agent:
         return lambda events: self._on_output(child, fd)
 
     def _on_output(self, child: Child, fd: int) -> None:
+        if fd not in child.outputs:  # closed by what came before it in the same turn
+            return
         stream, lines, is_over = child.read(fd)
         if lines:
             self._tell({"event": "output", "stream": stream, "lines": lines})
@@ -375,13 +381,6 @@ class Agent:
         limit = max(self.config.ttl, RETURN if self._client_left else SILENCE)
         if time.monotonic() - self._last_word > limit:
             self._ending = self._abandoned = True
-
-
-def _reaped(pid: int) -> bool:
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    except ChildProcessError:
-        return True
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ class Channel:
         self._splitter = Splitter()
         self._sock: socket.socket | None = None
         self._lock = threading.Lock()
-        self._connected = threading.Event()
+        self._acknowledged = threading.Condition(self._lock)
         self._fds: deque[int] = deque()
         self.passes_fds = True
 
@@ -56,15 +56,12 @@ class Channel:
                 data = data[sent:]
             sock.sendall(data)
         except OSError:  # the reading thread sees it too and goes back to accepting
-            self._detach()
+            self._sock = None
 
-    def _detach(self) -> None:
-        self._sock = None
-        self._connected.clear()
-
-    def wait_for_client(self, seconds: float) -> None:
-        """Wait until what was sent is on its way to the client."""
-        self._connected.wait(seconds)
+    def wait_until_received(self, seconds: float) -> None:
+        """Wait until the client has said that it has all that was sent."""
+        with self._acknowledged:
+            self._acknowledged.wait_for(lambda: not self._outbox.waits, seconds)
 
     def take_fd(self) -> int:
         """Return the next descriptor that came along; the caller owns it. Only from within ``on_frame``."""
@@ -89,7 +86,7 @@ class Channel:
                     pass
                 finally:
                     with self._lock:
-                        self._detach()
+                        self._sock = None
 
     def _greet(self, sock: socket.socket) -> None:
         """Agree with the client on where the stream stands. A client of another session starts a new one."""
@@ -110,7 +107,6 @@ class Channel:
             for data, fds in self._outbox.since(int(hello["received"]) if resumed else 0):
                 self._transmit(sock, data, fds)
             self._sock = sock
-            self._connected.set()
 
     def _read(self, sock: socket.socket) -> None:
         while True:
@@ -123,6 +119,7 @@ class Channel:
                 if kind == frames.ACK:
                     with self._lock:
                         self._outbox.acknowledge(frames.U64.unpack(body)[0])
+                        self._acknowledged.notify_all()
                 else:
                     self._on_frame(kind, body)
             acknowledgement = self._inbox.count(len(data), now=bool(ancillary))

@@ -250,14 +250,17 @@ class Executor:
 
     def _await(self, running: Running, coroutine: Any) -> Any:
         """Run a coroutine on the worker's loop; the slot waits for it."""
-        running.future = asyncio.run_coroutine_threadsafe(coroutine, self._event_loop())
+        running.future = asyncio.run_coroutine_threadsafe(_outcome(coroutine), self._event_loop())
         if running.cancelled:
             running.future.cancel()
         try:
-            return running.future.result()
+            value, error = running.future.result()
         except KeyboardInterrupt:
             running.future.cancel()
             raise
+        if error is not None:
+            raise error
+        return value
 
     def _event_loop(self) -> asyncio.AbstractEventLoop:
         with self._loop_lock:
@@ -297,6 +300,14 @@ class Executor:
                 + data,
             ),
         )
+
+
+async def _outcome(coroutine: Any) -> tuple[Any, BaseException | None]:
+    """Await a coroutine; what would end the loop, such as SystemExit, is handed over instead of raised there."""
+    try:
+        return await coroutine, None
+    except (SystemExit, KeyboardInterrupt) as error:
+        return None, error
 
 
 async def _drain(source: Any, out: OutStream) -> None:

@@ -96,6 +96,14 @@ class Child:
         return stream, decoded, is_over
 
 
+def is_over(pid: int) -> bool:
+    """Whether a child has ended; takes its status."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
+
+
 def end_group(pid: int, number: int) -> None:
     """Signal the process group that ``pid`` leads; one that is gone is fine."""
     try:

@@ -33,14 +33,15 @@ class OutStream:
         self._stream = stream
         self._send = send
         self._task = current_task.get() or "the generator"
-        self._items: list[Any] = []
-        self._bytes = 0
+        self._items: deque[Any] = deque()
+        self._gathered_bytes = 0
         self._changed = threading.Condition()
         self._unconsumed_items = 0
         self._unconsumed_bytes = 0
-        self._sending = False
-        self._closed = False
-        self._finished = False
+        self._wants_items = False
+        self._is_sending = False
+        self._is_closed = False
+        self._is_finished = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"skyward-stream-{stream}", daemon=True)
         self._thread.start()
@@ -51,42 +52,44 @@ class OutStream:
             value, size = caught(item, dumps_value)
         except Exception as error:
             raise explain(error, item, "item", self._task, "back an item of") from None
+        items = self._items
         if type(value) is Pickled:
             self._put_alone(value)
             return
-        with self._changed:
-            while len(self._items) >= BATCH or self._bytes >= BATCH_BYTES:
-                self._wait()
-            self._check()
-            self._items.append(value)
-            self._bytes += size
-            if len(self._items) == 1:
+        if len(items) >= BATCH:
+            self._wait_until(lambda: len(items) < BATCH)
+        if self._gathered_bytes >= BATCH_BYTES:
+            self._wait_until(lambda: not items)
+            self._gathered_bytes = 0
+        if self._is_closed:
+            raise StreamClosed
+        items.append(value)
+        self._gathered_bytes += size
+        if self._wants_items:  # the sender says so before it looks for items a last time, so none is forgotten
+            with self._changed:
                 self._changed.notify_all()
 
     def _put_alone(self, pickled: Pickled) -> None:
         """Send a large item, after all before it, at once: the task may write over it afterwards."""
+        self._wait_until(lambda: not self._items and not self._is_sending and self._is_open())
         with self._changed:
-            while self._items or self._sending or not self._is_open():
-                self._wait()
-            self._check()
             self._unconsumed_items += 1
             self._unconsumed_bytes += counted(pickled.data, pickled.buffers)
         self._send(self._stream, pickled, 1)
 
-    def _wait(self) -> None:
-        self._check()
-        self._changed.wait()
-
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
-        if self._closed:
-            raise StreamClosed
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            while not condition():
+                if self._error is not None:
+                    raise self._error
+                if self._is_closed:
+                    raise StreamClosed
+                self._changed.wait()
 
     def finish(self) -> None:
         """Wait until everything has been sent."""
         with self._changed:
-            self._finished = True
+            self._is_finished = True
             self._changed.notify_all()
         self._thread.join()
         if self._error is not None:
@@ -102,7 +105,7 @@ class OutStream:
     def close(self) -> None:
         """Send no more, and have ``put`` say so."""
         with self._changed:
-            self._closed = True
+            self._is_closed = True
             self._changed.notify_all()
 
     def _is_open(self) -> bool:
@@ -122,19 +125,24 @@ class OutStream:
 
     def _gathered(self) -> list[Any]:
         """Wait for items and for room, and return those; none when the stream is over."""
+        items = self._items
         with self._changed:
-            if self._sending:
-                self._sending = False
+            if self._is_sending:
+                self._is_sending = False
                 self._changed.notify_all()
-            while not self._closed and not (self._items and self._is_open()):
-                if self._finished and not self._items:
+            while not self._is_closed:
+                self._wants_items = True
+                if items and self._is_open():
+                    break
+                if self._is_finished and not items:
                     return []
+                self._wants_items = not items
                 self._changed.wait()
-            if self._closed:
+            self._wants_items = False
+            if self._is_closed:
                 return []
-            self._sending = True
-            batch, self._items = self._items, []
-            self._bytes = 0
+            self._is_sending = True
+            batch = [items.popleft() for _ in range(len(items))]
             self._unconsumed_items += len(batch)
             self._changed.notify_all()
             return batch
@@ -149,6 +157,7 @@ class InStream(Iterator[Any]):
         self._batches: deque[tuple[Pickled, int, int]] = deque()
         self._items: Iterator[Any] = iter(())
         self._changed = threading.Condition()
+        self._has_asked = False
         self._used = (0, 0)
         self._error: bytes | None = None
         self._ended = False
@@ -173,7 +182,8 @@ class InStream(Iterator[Any]):
 
     def _give_credit(self) -> None:
         items, size = self._used
-        if items:
+        if items or not self._has_asked:  # nothing is pulled before it is asked for
+            self._has_asked = True
             self._used = (0, 0)
             self._send(frames.frame(frames.CREDIT, frames.CREDIT_BODY.pack(self._stream, items, size)))
 

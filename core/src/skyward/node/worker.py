@@ -31,7 +31,7 @@ from skyward.node.shelf import Functions, Shelf
 
 HOLDER = -1
 RETURN = 10.0
-"""Seconds that a process for one task waits with its result for a client whose connection was cut."""
+"""Seconds that a process for one task waits for the word that its result has arrived."""
 
 
 class AgentLink:
@@ -205,7 +205,7 @@ class Worker:
 
     def _after_task(self) -> None:
         if self._config.executor == "process" and not self._config.reuse:
-            self._channel.wait_for_client(RETURN)
+            self._channel.wait_until_received(RETURN)
             self._agent.tell("done")
             sys.stdout.flush()
             os._exit(0)
