@@ -1,6 +1,6 @@
 """Every check there is, one session each: ``uv run nox`` runs them all, ``uv run nox -s lint types`` some.
 
-``uv run`` has prepared .venv with the whole workspace and the tools, so all sessions but the tests run in it.
+``uv run`` has prepared .venv with the whole workspace; all sessions but the tests add the tools and run in it.
 The tests have an environment for each Python, made from the same cache. Interpreters are looked for, never
 downloaded: one that is missing is a skipped session, and a failed one where CI=true (nox's own default).
 """
@@ -43,6 +43,7 @@ print(len(found), "entry points load:", *sorted(entry.name for entry in found))
 
 def check(session: nox.Session, *commands: list[str]) -> None:
     """Run tools of the environment that nox itself runs in: all of them, even if one finds something."""
+    uv(session, "sync", "--inexact", "--all-packages", "--group", "checks")
     failed: list[str] = []
     for name, *arguments in commands:
         try:
@@ -77,7 +78,7 @@ def types(session: nox.Session) -> None:
     sources = [str((member.sources / member.package).relative_to(ROOT)) for member in MEMBERS]
     check(
         session,
-        ["mypy", *sources, "noxfile.py", "tests/architecture", "tests/typing/test_types.py"],
+        ["mypy", *sources, "guides", "noxfile.py", "tests/architecture", "tests/typing/test_types.py"],
         ["pyright", "--pythonpath", sys.executable],
         ["pytest", "tests/typing"],
     )
@@ -95,7 +96,7 @@ def imports(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """pytest over every distribution, what crosses them, and the guides. Words after -- go to pytest."""
-    uv(session, "sync", "--active", "--python", str(Path(session.bin) / "python"), "--all-packages")
+    uv(session, "sync", "--active", "--python", str(Path(session.bin) / "python"), "--all-packages", "--group", "tests")
     # The types session runs tests/typing: its answers don't depend on the Python that asks.
     cache = f"cache_dir={session.create_tmp()}/pytest"
     session.run("python", "-m", "pytest", "--ignore=tests/typing", "-o", cache, *session.posargs)

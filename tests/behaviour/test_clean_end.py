@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import wait
@@ -18,6 +16,9 @@ import skyward as sky
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import Literal
+
+    type Executor = Literal["thread", "process"]
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
 
@@ -62,7 +63,7 @@ def wait_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize("executor", ["thread", "process"])
-def test_after_the_block(executor: str) -> None:
+def test_after_the_block(executor: Executor) -> None:
     worker = sky.Worker(concurrency=2, executor=executor)
     with sky.Compute(nodes=2, worker=worker, console=False, logging=False) as pool:
         assert (double(2) >> pool) == 4
@@ -92,7 +93,7 @@ def test_tasks_under_way_at_the_end_of_the_block_are_waited_for() -> None:
 
 @pytest.mark.parametrize("executor", ["thread", "process"])
 @pytest.mark.parametrize("how", ["polite", "deaf", "locked"])
-def test_a_stuck_task_is_ended(how: str, executor: str, tmp_path: Path) -> None:
+def test_a_stuck_task_is_ended(how: str, executor: Executor, tmp_path: Path) -> None:
     worker = sky.Worker(executor=executor)
     with sky.Compute(nodes=1, worker=worker, shutdown_timeout=4.0, console=False, logging=False) as pool:
         future = begin_and_hang(str(tmp_path / "begun"), how) > pool
@@ -184,114 +185,6 @@ def test_a_session_closes_its_pools() -> None:
         pools = [session.compute(nodes=1, name=None) for _ in range(2)]
         assert [double(number) >> pool for number, pool in enumerate(pools)] == [0, 2]
     assert not any(pool.is_active for pool in pools)
-
-
-@pytest.mark.xfail(
-    strict=True, reason="the loop waits for the lock of a future whose holder was interrupted in it"
-)
-def test_interrupted_while_a_future_is_locked(script: object) -> None:
-    """Ctrl-C can be raised between a condition's taking its lock and the block that gives it back: then nobody does."""
-    assert callable(script)
-    body = "future = nap(1000) > pool; future._condition.acquire(); say('locked'); time.sleep(1000)"
-    run = script(body, "ttl=0")
-    run.wait_for("locked")
-    run.process.send_signal(signal.SIGINT)
-    try:
-        status = run.process.wait(timeout=15)
-    except subprocess.TimeoutExpired:
-        status = None
-    assert status == -signal.SIGINT
-
-
-@pytest.mark.parametrize("interrupts", [1, 2])
-@pytest.mark.parametrize("seed", range(3))
-def test_interrupted_while_it_starts(seed: int, interrupts: int, script: object) -> None:
-    assert callable(script)
-    chance = random.Random(10 * seed + interrupts)
-    for _ in range(4):
-        run = script("time.sleep(1000)")
-        run.wait_for("imported")
-        time.sleep(chance.uniform(0.0, 0.6))
-        for _ in range(interrupts):
-            run.process.send_signal(signal.SIGINT)
-            time.sleep(chance.uniform(0.0, 0.05))
-        status, errors = run.end()
-        if interrupts == 1:
-            assert_interrupted(status, errors)
-        assert status == -signal.SIGINT
-
-
-@pytest.mark.parametrize("body", BUSY.values(), ids=list(BUSY))
-def test_terminated_in_the_block(body: str, script: object) -> None:
-    assert callable(script)
-    run = script(body)
-    run.wait_for("ready")
-    time.sleep(0.2)
-    run.process.send_signal(signal.SIGTERM)
-    status, errors = run.end()
-    assert (status, errors) == (128 + signal.SIGTERM, "")
-
-
-def test_terminated_while_it_starts(script: object) -> None:
-    assert callable(script)
-    chance = random.Random(7)
-    for _ in range(6):
-        run = script("time.sleep(1000)")
-        run.wait_for("imported")
-        time.sleep(chance.uniform(0.05, 0.6))
-        run.process.send_signal(signal.SIGTERM)
-        status, errors = run.end()
-        assert status in (128 + signal.SIGTERM, -signal.SIGTERM)  # before there was a pool, Python ends it
-        assert errors == ""
-
-
-def test_the_terminal_is_closed(script: object) -> None:
-    assert callable(script)
-    run = script('hang("polite") >> pool')
-    run.wait_for("ready")
-    run.process.send_signal(signal.SIGHUP)
-    status, errors = run.end()
-    assert (status, errors) == (128 + signal.SIGHUP, "")
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ("sys.exit(7)", 7),
-        ("raise SystemExit", 0),
-        ("threading.Thread(target=call, args=(pool,)).start(); time.sleep(0.3); sys.exit(3)", 3),
-        ("futures = [nap(1000) > pool for _ in range(10)]\nsys.exit(4)", 4),
-        ("futures = [nap(0.01) > pool for _ in range(10)]", 0),
-        ("raise ValueError('mine')", 1),
-    ],
-    ids=["exit", "exit 0", "exit with a caller", "exit with futures", "end with futures", "error"],
-)
-def test_ends_with_its_own_status(body: str, status: int, script: object) -> None:
-    assert callable(script)
-    got, errors = script(body).end()
-    assert got == status
-    assert errors.count("Traceback") == (status == 1), errors
-
-
-def test_a_pool_that_is_never_closed_is_closed_at_exit(tmp_path: Path) -> None:
-    path = tmp_path / "session.py"
-    path.write_text(
-        "import skyward as sky\n"
-        "session = sky.Session(console=False, logging=False)\n"
-        "pool = session.compute(nodes=2)\n"
-        "print(pool.current_nodes())\n"
-    )
-    done = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, timeout=SECONDS, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
-
-
-def test_a_short_shutdown_timeout_leaves_nothing(script: object) -> None:
-    """The worker takes a second to end; whoever gives up before leaves the rest to the agent."""
-    assert callable(script)
-    status, errors = script('hang("locked") > pool\ntime.sleep(0.3)', "shutdown_timeout=0.1").end()
-    assert (status, errors) == (0, "")
 
 
 def test_a_short_shutdown_timeout_is_about_tasks_only(tmp_path: Path) -> None:

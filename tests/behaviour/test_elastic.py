@@ -180,7 +180,11 @@ def test_resize_both_ways_while_tasks_run() -> None:
         futures = [nap(0.02) > pool for _ in range(500)]
         for wanted in (5, 1, 3, 1, 4, 2):
             pool.resize(wanted)
-            wait_until(lambda wanted=wanted: pool.current_nodes() == wanted, f"{wanted} nodes")
+            pool.wait_for_nodes(wanted, timeout=SECONDS)
+            until = time.monotonic() + SECONDS
+            while pool.current_nodes() != wanted:
+                assert time.monotonic() < until
+                time.sleep(0.01)
         assert all(future.result(timeout=SECONDS) in range(5) for future in futures)
         wait_until(lambda: len(pool.nodes()) == 2, "the machines of the others to be gone")
         assert rank() @ pool == [0, 1]

@@ -16,6 +16,9 @@ import skyward as sky
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import Literal
+
+    type Executor = Literal["thread", "process"]
 
 EXECUTORS = {
     "one thread": sky.Worker(),
@@ -74,7 +77,8 @@ def test_one_slot_is_the_main_thread() -> None:
 
 
 def test_threads_share_a_process_and_processes_do_not() -> None:
-    for executor, processes in (("thread", 1), ("process", 2)):
+    kinds: tuple[tuple[Executor, int], ...] = (("thread", 1), ("process", 2))
+    for executor, processes in kinds:
         worker = sky.Worker(concurrency=2, executor=executor)
         with sky.Compute(nodes=1, worker=worker, console=False, logging=False) as pool:
             pids = {pid for pid, _ in sky.gather(*(process_and_thread() for _ in range(40))) >> pool}

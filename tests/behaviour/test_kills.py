@@ -5,6 +5,7 @@ back.
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ import pytest
 import skyward as sky
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
@@ -44,12 +46,15 @@ def whoami() -> tuple[int, int, int]:
     return sky.instance_info().node, os.getpid(), os.getppid()
 
 
-def wait_until(condition: object, what: str, seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
-    assert callable(condition)
     while not condition():
         assert time.monotonic() < until, f"waited {seconds:g} s for: {what}"
         time.sleep(0.01)
+
+
+def reached(completions: collections.Counter[int], goal: int) -> bool:
+    return completions.total() >= goal
 
 
 def machines(pool: sky.Pool) -> list[str]:
@@ -78,8 +83,8 @@ def test_a_kill_in_the_middle_of_many_tasks(victim: str, seed: int, tmp_path: Pa
         completions: collections.Counter[int] = collections.Counter()
         for number, future in enumerate(futures):
             future.add_done_callback(lambda _, number=number: completions.update([number]))
-        for share in sorted(chance.uniform(0.1, 0.8) for _ in range(kills)):
-            wait_until(lambda share=share: sum(completions.values()) >= share * TASKS, "progress")
+        for goal in sorted(chance.randrange(TASKS // 10, TASKS * 8 // 10) for _ in range(kills)):
+            wait_until(functools.partial(reached, completions, goal), "progress")
             pids = [whoami() > pool for _ in range(3)]
             _, pid, agent = chance.choice(pids).result(timeout=60)
             os.kill(pid if victim == "worker" else agent, signal.SIGKILL)

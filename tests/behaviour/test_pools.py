@@ -364,3 +364,20 @@ def test_a_session_ends_at_once_when_its_block_fails(tmp_path: Path) -> None:
             raise ZeroDivisionError
     with pytest.raises(sky.PoolStateError):
         future.result(0)
+
+
+def test_an_answer_that_comes_before_submit_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    from skyward.engine.lane import Lane
+
+    express = Lane.express
+
+    def slow(self: Lane, *args: Any) -> bool:
+        done = express(self, *args)
+        time.sleep(0.2)  # the caller's thread is not scheduled for a while
+        return done
+
+    with sky.Compute(nodes=1, console=False, logging=False) as pool:
+        assert double(0) >> pool == 0
+        monkeypatch.setattr(Lane, "express", slow)
+        for n in range(1, 4):
+            assert (double(n) > pool).result(5) == 2 * n

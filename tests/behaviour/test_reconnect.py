@@ -17,6 +17,9 @@ import skyward as sky
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import Literal
+
+    type Executor = Literal["thread", "process"]
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
 
@@ -42,7 +45,8 @@ def cut(pool: sky.Pool, chance: random.Random, *, agent: bool = False) -> None:
             wire._on_closed()
 
     done = threading.Event()
-    engine._loop.call_soon_threadsafe(lambda: (on_loop(), done.set()))
+    engine._loop.call_soon_threadsafe(on_loop)
+    engine._loop.call_soon_threadsafe(done.set)
     assert done.wait(30)
 
 
@@ -67,7 +71,7 @@ SIZES = (0, 0, 10, 1000, 90_000, 300_000, 1_200_000)
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("executor", ["thread", "process"])
 def test_two_thousand_tasks_over_connections_cut_twenty_times(
-    executor: str, seed: int, tmp_path: Path
+    executor: Executor, seed: int, tmp_path: Path
 ) -> None:
     chance = random.Random(seed)
     worker = sky.Worker(concurrency=2, executor=executor)

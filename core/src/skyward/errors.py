@@ -241,3 +241,10 @@ class InternalError(SkywardError):
 
     def __init__(self, message: str) -> None:
         super().__init__(f"{message} ({ISSUES_HINT})")
+
+
+def unexpected(error: BaseException) -> InternalError:
+    """Return an error that tells of one which nobody has foreseen, as its cause."""
+    problem = InternalError(f"{type(error).__name__}: {error}")
+    problem.__cause__ = error
+    return problem

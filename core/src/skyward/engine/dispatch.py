@@ -83,7 +83,7 @@ class Dispatcher(LaneHandler):
     # from any thread
 
     def submit(self, task: Task) -> None:
-        """Take a task: at once where a lane is idle, which saves a change of threads; else through the inbox."""
+        """Take a task: at once where a lane is idle, which saves a change of threads, or by the inbox."""
         if not self._inbox and not self._queue and self._express(task):
             return
         self._inbox.append(task)
@@ -120,7 +120,7 @@ class Dispatcher(LaneHandler):
 
     async def idle(self) -> None:
         """Wait until every task is over."""
-        while self.queued or any(lane.unanswered for lane in self._lanes):
+        while self.queued or any(lane.unanswered for lane in self._lanes):  # noqa: ASYNC110  (only at the end)
             await asyncio.sleep(IDLE_POLL)
 
     def add_lane(self, lane: Lane) -> None:

@@ -28,7 +28,7 @@ class FreeLanes:
             self._lanes.append(lane)
 
     def take(self) -> Lane | None:
-        """Take the one that has waited longest. It may have lost its room meanwhile. From any thread."""
+        """Take the one that waited longest; it may have lost its room meanwhile. From any thread."""
         try:
             lane = self._lanes.popleft()
         except IndexError:
@@ -37,7 +37,7 @@ class FreeLanes:
         return lane
 
     def express(self, task: Task, now: float) -> bool:
-        """Send a plain task from the caller's thread, if a lane is free for it; return whether that was done."""
+        """Send a plain task from the caller's thread, if a lane is free; return whether that was done."""
         lane = self.take()
         if lane is None:
             return False

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from skyward.engine.bringup import NodeFactory
 from skyward.engine.dispatch import Dispatcher
 from skyward.engine.market import Market
+from skyward.engine.membership import form
 from skyward.engine.packing import Packer
 from skyward.engine.picture import picture
 from skyward.engine.scaling import Scaler
-from skyward.errors import PoolStateError, SkywardError
+from skyward.errors import PoolStateError, SkywardError, unexpected
 from skyward.events import (
     ClusterDestroyed,
     ClusterProvisioned,
@@ -34,7 +35,7 @@ from skyward.events import (
     ScalingChanged,
 )
 from skyward.hooks.facade import PoolHooks
-from skyward.hooks.values import Cluster, Formation, Member, PoolRef
+from skyward.hooks.values import Cluster, PoolRef
 from skyward.link.blobs import BlobStore
 from skyward.spec import PoolState
 from skyward.subscriptions import publish
@@ -259,8 +260,8 @@ class PoolEngine:
         publish(InstanceRequested(pool=self.name, node=rank, provider=provider, replacing=old))
         try:
             node, link, candidate = await self._factory.make(rank)
-        except SkywardError as error:
-            self._give_up(rank, error)
+        except Exception as error:
+            self._give_up(rank, error if isinstance(error, SkywardError) else unexpected(error))
             return
         finally:
             self._bringing.pop(rank, None)
@@ -337,18 +338,8 @@ class PoolEngine:
     # membership
 
     def _facts(self, rank: int, machine: Machine | None = None) -> dict[str, Any]:
-        members = {node.rank: _member(node.rank, node.machine) for node in self.ready_nodes}
-        if machine is not None:  # before a node is ready, the facts are those of the pool that is asked for
-            members.update(
-                {other: Member(rank=other) for other in range(self._desired) if other not in members}
-            )
-            members[rank] = _member(rank, machine)
-        formation = Formation(
-            pool=self.name,
-            job_id=self.ref.id,
-            members=tuple(members[key] for key in sorted(members)),
-            accelerator=self.spec.accelerator,
-        )
+        members = {node.rank: node.machine for node in self.ready_nodes}
+        formation = form(self.ref, self.spec, members, self._desired, rank, machine)
         return dict(self.topology.facts(formation, rank))
 
     def _membership_changed(self) -> None:
@@ -399,7 +390,3 @@ class PoolEngine:
             started=self.started,
             spent=self._spent,
         )
-
-
-def _member(rank: int, machine: Machine) -> Member:
-    return Member(rank=rank, private_ip=machine.private_ip, public_ip=machine.public_ip)
