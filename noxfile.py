@@ -1,8 +1,9 @@
 """Every check there is, one session each: ``uv run nox`` runs them all, ``uv run nox -s lint types`` some.
 
-``uv run`` has prepared .venv with the whole workspace; all sessions but the tests add the tools and run in it.
-The tests have an environment for each Python, made from the same cache. Interpreters are looked for, never
-downloaded: one that is missing is a skipped session, and a failed one where CI=true (nox's own default).
+``uv run`` has prepared .venv with the whole workspace; all sessions but the tests add the tools and run in
+it. The tests have an environment for each Python, made from the same cache. Interpreters are looked for,
+never downloaded: one that is missing is a skipped session, and a failed one where CI=true (nox's own
+default).
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def imports(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """pytest over every distribution, what crosses them, and the guides. Words after -- go to pytest."""
-    uv(session, "sync", "--active", "--python", str(Path(session.bin) / "python"), "--all-packages", "--group", "tests")
+    python = str(Path(session.bin) / "python")
+    uv(session, "sync", "--active", "--python", python, "--all-packages", "--group", "tests")
     # The types session runs tests/typing: its answers don't depend on the Python that asks.
     cache = f"cache_dir={session.create_tmp()}/pytest"
     session.run("python", "-m", "pytest", "--ignore=tests/typing", "-o", cache, *session.posargs)

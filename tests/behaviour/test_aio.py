@@ -388,9 +388,16 @@ def test_cancelling_while_packing_cancels_what_was_packed(tmp_path: Path) -> Non
 def test_a_timeout_of_asyncio_reaches_the_task(tmp_path: Path) -> None:
     async def main() -> None:
         async with pool() as p:
+
+            async def expire(limit: asyncio.Timeout) -> None:
+                await eventually((tmp_path / "x.began").exists)
+                limit.reschedule(asyncio.get_running_loop().time())
+
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.5):
+                async with asyncio.timeout(60) as limit:
+                    expiry = asyncio.create_task(expire(limit))
                     await p.run(hold(tmp_path, "x"))
+            await expiry
             await eventually((tmp_path / "x.ended").exists)
             assert await p.run(add(1)) == 2
 

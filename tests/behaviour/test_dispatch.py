@@ -1,4 +1,6 @@
-"""Who gets which task: round-robin, order, sending ahead and taking back, large values over wires without descriptors."""
+"""Who gets which task: round-robin, order, sending ahead and taking back, large values over wires without
+descriptors.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 import skyward as sky
 
 

@@ -32,6 +32,10 @@ def square(folder: str, number: int) -> int:
     return number * number
 
 
+def count_in(done: collections.Counter[int], number: int, future: object) -> None:
+    done[number] += 1
+
+
 def runs(folder: Path) -> collections.Counter[int]:
     """How often each task was begun."""
     counts: collections.Counter[int] = collections.Counter()
@@ -82,7 +86,7 @@ def test_a_kill_in_the_middle_of_many_tasks(victim: str, seed: int, tmp_path: Pa
         futures = [square(str(tmp_path), number) > pool for number in range(TASKS)]
         completions: collections.Counter[int] = collections.Counter()
         for number, future in enumerate(futures):
-            future.add_done_callback(lambda _, number=number: completions.update([number]))
+            future.add_done_callback(functools.partial(count_in, completions, number))
         for goal in sorted(chance.randrange(TASKS // 10, TASKS * 8 // 10) for _ in range(kills)):
             wait_until(functools.partial(reached, completions, goal), "progress")
             pids = [whoami() > pool for _ in range(3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import hashlib
 import os
 import random
@@ -57,6 +58,10 @@ def note(folder: str, number: int, size: int) -> tuple[int, bytes]:
     return number, random.Random(number).randbytes(size)
 
 
+def count_in(done: collections.Counter[int], number: int, future: object) -> None:
+    done[number] += 1
+
+
 def runs(folder: Path) -> collections.Counter[int]:
     counts: collections.Counter[int] = collections.Counter()
     for file in folder.glob("runs-*"):
@@ -81,7 +86,7 @@ def test_two_thousand_tasks_over_connections_cut_twenty_times(
         done: collections.Counter[int] = collections.Counter()
         futures = [note(str(tmp_path), number, size) > pool for number, size in enumerate(sizes)]
         for number, future in enumerate(futures):
-            future.add_done_callback(lambda _, number=number: done.update([number]))
+            future.add_done_callback(functools.partial(count_in, done, number))
         for share in range(20):
             until = time.monotonic() + 60
             while sum(done.values()) < 2000 * share / 20:

@@ -36,6 +36,8 @@ class Function[**P, T, R]:
 
     def become(self, body: Callable[P, R], timeout: float | None) -> None:
         """Take a body and a timeout. For unpickling, where the object is there before its body."""
+        if isinstance(body, PendingFunction):
+            raise UsageError(f"give the function itself, not a call of it: {body.fn.name}, without (...)")
         if not callable(body) or isinstance(body, type):
             raise UsageError(f"@sky.function decorates a function, not {body!r}")
         self._skyward_body = body
@@ -161,6 +163,11 @@ class PendingFunction[T]:
         return PendingFunctionGroup[*tuple[Any, ...]]((self, _member(other)))
 
     # Never: to type checkers no argument is right, so that they report what raises here.
+    def __reduce__(self) -> Any:
+        raise UsageError(
+            f"{self.fn.name}(...) has not run, so it can't be sent: send it first and pass on its value"
+        )
+
     def __lt__(self, other: Never) -> Never:
         raise UsageError(f"write `{self.fn.name}(...) > pool`: the call on the left, the pool on the right")
 

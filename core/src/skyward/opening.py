@@ -6,13 +6,15 @@ Every mistake that can be seen is raised here, before anything starts.
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
+import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
 from skyward.errors import ConfigError, UnknownNameError, UsageError
 from skyward.hooks import registry
-from skyward.options import OptionKwargs, Options
+from skyward.options import LogConfig, OptionKwargs, Options
 from skyward.spec import PoolSpec, Spec, SpecKwargs
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ def _check_forms(specs: tuple[object, ...], name: str | None, fields: dict[str, 
                 str(UnknownNameError("argument", field, _SPEC_FIELDS | _OPTION_FIELDS, where="Compute(...)"))
             )
     of_spec = sorted(_SPEC_FIELDS & fields.keys())
+    if name is not None and not isinstance(name, str):
+        raise UsageError(f"name is that of a pool in skyward.toml, not {name!r}: nodes are nodes={name!r}")
     if name is not None and (specs or of_spec):
         raise UsageError(
             f"Compute(name={name!r}) opens a pool of skyward.toml and can't be mixed with "
@@ -126,8 +130,29 @@ def console(options: Options) -> Console | None:
     if wish is False or wish == "silent":
         return None
     name = "rich" if wish is True else str(wish)
-    if name == "rich" and not sys.stderr.isatty():
+    if name == "rich" and not _can_draw():
         name = "log"
     if wish is True and name not in registry.names(registry.CONSOLES):
         name = "log"
+    if (
+        wish is True
+        and name == "log"
+        and isinstance(options.logging, LogConfig)
+        and not options.logging.console
+    ):
+        return None
     return registry.find(registry.CONSOLES, name)()
+
+
+def _can_draw() -> bool:
+    """Whether a live display has its terminal to itself: what a pipe takes may be shown there by another."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return not stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+    ):  # a stdout without a descriptor is not shown by anybody else
+        return True

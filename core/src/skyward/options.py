@@ -21,7 +21,7 @@ SelectionStrategy = Literal["cheapest", "first"]
 """Among several specs: compare the offers of all, or take the specs in order."""
 
 WorkerExecutor = Literal["auto", "thread", "process"]
-"""What runs a node's tasks. "auto" is threads unless a plugin needs processes."""
+"""What runs a node's tasks. "auto" is threads."""
 
 ConsoleMode = Literal["rich", "minimal", "log", "silent"]
 """The consoles of our own; any other that is installed goes by its name."""
@@ -83,7 +83,8 @@ class HealthChecker:
 class LogConfig:
     """Where Skyward's own log goes.
 
-    ``rotation``: the size ("50 MB") or age ("1 day") at which a new file begins; ``retention``: files kept.
+    ``console``: whether plain lines also go to stderr where no live console can be shown. ``rotation``: the
+    size ("50 MB") or age ("1 day") at which a new file begins; ``retention``: files kept.
     """
 
     level: LogLevel = "INFO"

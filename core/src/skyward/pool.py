@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, overload
 
 from skyward.calls import as_function, check_group, checked
 from skyward.engine.task import Batch
@@ -39,6 +39,13 @@ class Pool:
         self._calls = lifetime.calls
 
     # tasks
+
+    def __rrshift__(self, other: object) -> NoReturn:
+        """What no pending call or group took on: a list of calls, usually."""
+        what = type(other).__name__
+        raise UsageError(f"a pool runs pending calls, not a {what}: `sky.gather(*calls) >> pool` for several")
+
+    __rmatmul__ = __rrshift__
 
     def run[T](self, pending: PendingFunction[T], *, target: NodeTarget = None) -> T:
         """Run on one node and return the value. ``target``: the head node or a rank, instead of any.

@@ -7,7 +7,8 @@ from typing import Any
 
 import skyward as sky
 
-with sky.Compute() as pool: ...  # only checked, never run
+with sky.Compute() as pool:
+    ...  # only checked, never run
 
 
 @sky.function
@@ -131,10 +132,18 @@ reveal_type(sky.gather(add(1)) >> pool)  # expect: tuple[int]
 reveal_type(sky.gather(add(1), name(b"x")) >> pool)  # expect: tuple[int, str]
 reveal_type(sky.gather(add(1), name(b"x"), fetch("y")) >> pool)  # expect: tuple[int, str, bytes]
 reveal_type(sky.gather(add(1), name(b"x"), fetch("y"), add(2)) >> pool)  # expect: tuple[int, str, bytes, int]
-reveal_type(sky.gather(add(1), name(b"x"), fetch("y"), add(2), nothing()) >> pool)  # expect: tuple[int, str, bytes, int, None]
-reveal_type(sky.gather(add(1), add(1), add(1), add(1), add(1), name(b"")) >> pool)  # expect: tuple[int, int, int, int, int, str]
-reveal_type(sky.gather(add(1), add(1), add(1), add(1), add(1), add(1), name(b"")) >> pool)  # expect: tuple[int, int, int, int, int, int, str]
-reveal_type(sky.gather(add(1), add(1), add(1), add(1), add(1), add(1), add(1), name(b"")) >> pool)  # expect: tuple[int, int, int, int, int, int, int, str]
+reveal_type(
+    sky.gather(add(1), name(b"x"), fetch("y"), add(2), nothing()) >> pool
+)  # expect: tuple[int, str, bytes, int, None]
+reveal_type(
+    sky.gather(add(1), add(1), add(1), add(1), add(1), name(b"")) >> pool
+)  # expect: tuple[int, int, int, int, int, str]
+reveal_type(
+    sky.gather(add(1), add(1), add(1), add(1), add(1), add(1), name(b"")) >> pool
+)  # expect: tuple[int, int, int, int, int, int, str]
+reveal_type(
+    sky.gather(add(1), add(1), add(1), add(1), add(1), add(1), add(1), name(b"")) >> pool
+)  # expect: tuple[int, int, int, int, int, int, int, str]
 reveal_type(sky.gather(*(add(i) for i in range(9))) >> pool)  # expect: tuple[int, ...]
 reveal_type(sky.gather(add(1), name(b"x"), stream=False, ordered=False) >> pool)  # expect: tuple[int, str]
 reveal_type(sky.gather(add(1), stream=True) >> pool)  # expect: Iterator[int]

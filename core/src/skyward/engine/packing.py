@@ -14,6 +14,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from skyward.engine.fingerprint import fingerprint
+from skyward.errors import UsageError
 from skyward.link.identity import class_id
 from skyward.link.modules import Definition, Project, Source
 from skyward.link.pickling import Pickled, dumps, dumps_call, explain
@@ -144,6 +145,8 @@ class Packer:
         try:
             pickled = dumps_call(args, kwargs, is_project_module=self._project.is_project_module)
             modules = self._sources(pickled) if pickled.modules or pickled.classes else {}
+        except UsageError:  # says what to do
+            raise
         except Exception as error:
             raise self._explain(error, args, kwargs, name) from error
         if not pickled.buffers and len(pickled.data) < 1 << 20:

@@ -303,7 +303,7 @@ class Executor:
 
 
 async def _outcome(coroutine: Any) -> tuple[Any, BaseException | None]:
-    """Await a coroutine; what would end the loop, such as SystemExit, is handed over instead of raised there."""
+    """Await a coroutine; what would end the loop, such as SystemExit, is handed over instead."""
     try:
         return await coroutine, None
     except (SystemExit, KeyboardInterrupt) as error:

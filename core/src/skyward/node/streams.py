@@ -65,7 +65,9 @@ class OutStream:
             raise StreamClosed
         items.append(value)
         self._gathered_bytes += size
-        if self._wants_items:  # the sender says so before it looks for items a last time, so none is forgotten
+        if (
+            self._wants_items
+        ):  # the sender says so before it looks for items a last time, so none is forgotten
             with self._changed:
                 self._changed.notify_all()
 
