@@ -282,6 +282,7 @@ class Metrics:
         self._last: dict[str, dict[int, float]] = {}
 
     def feed(self, metric: Metric) -> None:
+        """Take a reading; the last of each node counts."""
         self._last.setdefault(metric.name, {})[metric.instance.node] = metric.value
 
     def text(self) -> str:

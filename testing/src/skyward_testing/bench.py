@@ -95,6 +95,7 @@ class Bench:
 
 
 def new_pool() -> PoolRef:
+    """Return a pool that no provider has heard of."""
     name = uuid.uuid4().hex
     return PoolRef(id=name, name=f"conformance-{name[:6]}", ttl=600)
 

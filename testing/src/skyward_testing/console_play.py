@@ -87,6 +87,7 @@ def instance(rank: int, generation: int = 0) -> Instance:
 def node_snapshot(
     rank: int, status: NodeStatus = "ready", phase: str = "", since: float = 0.0
 ) -> NodeSnapshot:
+    """Return one node of the play."""
     return NodeSnapshot(
         rank=rank,
         machine=instance(rank).id,
@@ -349,6 +350,7 @@ def _close(thread: ConsoleThread, view: View, script: Play, begun: float) -> Non
 
 
 def main() -> None:
+    """Play to the console that the command line names."""
     parser = argparse.ArgumentParser(description="Play the life of a pool into a console.")
     parser.add_argument("console", help="package:Class, as in the entry point")
     parser.add_argument("--nodes", type=int, default=4)

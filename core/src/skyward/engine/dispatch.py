@@ -94,9 +94,8 @@ class Dispatcher(LaneHandler):
     def _express(self, task: Task) -> bool:
         now = time.monotonic()
         plain = task.rank is None and not task.extra and not task.blobs and not task.modules
-        if not plain or self._closed or not self._deadlines.covers(now + task.timeout):
-            return False
-        return self._free.express(task, now)
+        in_time = self._deadlines.covers(now + task.timeout)
+        return plain and in_time and self._closed is None and self._free.express(task, now)
 
     def cancel(self, task: Task) -> None:
         self._thread.call(self._cancel, task)

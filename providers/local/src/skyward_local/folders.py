@@ -65,6 +65,7 @@ class Record:
 
 
 def full_path(root: str) -> str:
+    """Return an absolute path, with ``~`` spelt out."""
     return os.path.abspath(os.path.expanduser(root))
 
 

@@ -86,6 +86,7 @@ def cpu_count() -> int:
 
 
 def memory_bytes() -> int:
+    """Return how much memory this computer has."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
