@@ -294,11 +294,28 @@ def test_opening_and_closing_do_not_block() -> None:
 
 
 class Slow:
-    """Takes its time to be pickled, and to be unpickled."""
+    """Takes its time to be pickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         time.sleep(0.6)
         return Slow, ()
+
+
+class Heavy:
+    """Long, and takes its time to be unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return lift, (bytes(100_000),)
+
+
+def lift(data: bytes) -> Heavy:
+    time.sleep(0.6)
+    return Heavy()
+
+
+@sky.function
+def several() -> Iterator[Any]:
+    yield from (Heavy() for _ in range(2))
 
 
 def test_large_and_slow_values_do_not_block() -> None:
@@ -311,6 +328,12 @@ def test_large_and_slow_values_do_not_block() -> None:
                 await p.run(sky.function(lambda value: None)(Slow()))
                 await p.map(sky.function(lambda value: None), [Slow()])
                 await p.submit(len, [Slow()])
+                make = sky.function(lambda: Heavy())
+                assert isinstance(await p.run(make()), Heavy)
+                assert len(await p.broadcast(make())) == 1
+                assert len(await p.map(sky.function(lambda _: Heavy()), [1])) == 1
+                async for item in await p.run(several()):
+                    assert isinstance(item, Heavy)
 
     run(main())
 
