@@ -102,6 +102,11 @@ def count(n: int) -> Iterator[int]:
 
 
 @sky.function
+def counted(n: int) -> Generator[int]:
+    yield from range(n)
+
+
+@sky.function
 def forever(folder: Path) -> Generator[int]:
     try:
         yield from itertools.count()
@@ -198,15 +203,19 @@ def test_sky_means_the_pool_in_threads_of_the_block() -> None:
 def test_asynchronous_iteration() -> None:
     async def main() -> None:
         async with pool(worker=sky.Worker(concurrency=3)) as p:
-            assert [i async for i in await p.run(count(5000))] == list(range(5000))
-            streams = await p.broadcast(count(3))
+            assert [i async for i in p.stream(count(5000))] == list(range(5000))
+            assert [i async for i in p.stream(counted(3), target=0)] == [0, 1, 2]
+            with pytest.raises(sky.UsageError, match=r"echo\(\) is no generator function"):
+                await anext(p.stream(echo(1)))
+            streams: Any = await p.broadcast(count(3))
             assert [[i async for i in stream] for stream in streams] == [[0, 1, 2]]
-            async with await p.run(count(10)) as stream:
+            items: Any = await p.run(count(10))
+            async with items as stream:
                 assert await anext(stream) == 0
             assert [i async for i in stream] == []
 
             async def consume(n: int) -> int:
-                return sum([i async for i in await p.run(count(n))])
+                return sum([i async for i in p.stream(count(n))])
 
             assert await asyncio.gather(*(consume(n) for n in (1000, 2000, 3000))) == [
                 n * (n - 1) // 2 for n in (1000, 2000, 3000)
@@ -219,7 +228,7 @@ def test_a_quick_stream_leaves_the_loop_to_others() -> None:
     async def main() -> None:
         async with pool() as p:
             async with unblocked():
-                assert sum([i async for i in await p.run(count(100_000))]) == 4_999_950_000
+                assert sum([i async for i in p.stream(count(100_000))]) == 4_999_950_000
 
     run(main())
 
@@ -228,7 +237,7 @@ def test_the_end_of_an_asynchronous_iteration_stops_the_generator(tmp_path: Path
     async def main() -> None:
         async with pool() as p:
             for end in ("closed", "dropped", "cancelled"):
-                stream = await p.run(forever(tmp_path))
+                stream = p.stream(forever(tmp_path))
                 assert await anext(stream) == 0
                 if end == "closed":
                     await stream.aclose()
@@ -332,7 +341,7 @@ def test_large_and_slow_values_do_not_block() -> None:
                 assert isinstance(await p.run(make()), Heavy)
                 assert len(await p.broadcast(make())) == 1
                 assert len(await p.map(sky.function(lambda _: Heavy()), [1])) == 1
-                async for item in await p.run(several()):
+                async for item in p.stream(several()):
                     assert isinstance(item, Heavy)
 
     run(main())

@@ -151,9 +151,6 @@ def test_interrupted_in_the_block(body: str, interrupts: int, script: Callable[.
     assert status == -signal.SIGINT
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an interrupt in the first moment of close() makes it return with nothing done"
-)
 def test_interrupted_in_the_moment_in_which_it_closes(script: Callable[..., Script]) -> None:
     body = """
         close = pool._lifetime.calls.close
@@ -167,9 +164,6 @@ def test_interrupted_in_the_moment_in_which_it_closes(script: Callable[..., Scri
     assert not list(Path(os.environ["XDG_RUNTIME_DIR"], "skyward").iterdir())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the loop waits for the lock of a future whose holder was interrupted in it"
-)
 def test_interrupted_while_a_future_is_locked(script: Callable[..., Script]) -> None:
     """Ctrl-C can come after a condition took its lock, and before the block that would give it back."""
     body = "future = nap(1000) > pool; future._condition.acquire(); say('locked'); time.sleep(1000)"

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Never, Unpack, cast, overload
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 from weakref import WeakSet
 
 from skyward import pool as threaded
 from skyward.active import activate, deactivate
 from skyward.awaiting import FEW, Awaiting, as_completed
 from skyward.calls import as_function, check_group, checked, is_small
-from skyward.engine.streams import Items
-from skyward.errors import PoolStateError
+from skyward.errors import PoolStateError, UsageError
 from skyward.function import Function, PendingFunction, PendingFunctionGroup, StreamGroup
 from skyward.lifetime import Lifetime
 from skyward.opening import PoolKwargs, plan
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from contextvars import Token
     from types import TracebackType
 
+    from skyward.engine.streams import Items
     from skyward.events import Log
     from skyward.futures import CallFuture
     from skyward.options import Options
@@ -111,53 +111,38 @@ class Pool:
 
     # tasks
 
-    # Only a PendingFunction[Any] passes for one of Never: without this overload its value would be Items.
-    @overload
-    async def run(self, pending: PendingFunction[Never], *, target: NodeTarget = None) -> Any: ...
-    @overload
-    async def run[T](
-        self, pending: PendingFunction[Iterator[T]], *, target: NodeTarget = None
-    ) -> Items[T]: ...
-    @overload
-    async def run[T](
-        self, pending: PendingFunction[Generator[T, Any, Any]], *, target: NodeTarget = None
-    ) -> Items[T]: ...
-    @overload
-    async def run[T](self, pending: PendingFunction[T], *, target: NodeTarget = None) -> T: ...
-    async def run(self, pending: PendingFunction[Any], *, target: NodeTarget = None) -> Any:
-        """Run on one node and return the value; of a generator, what ``async for`` takes."""
+    async def run[T](self, pending: PendingFunction[T], *, target: NodeTarget = None) -> T:
+        """Run on one node and return the value, as ``Pool.run`` does. A generator's items: see ``stream``."""
         checked(pending)
         rank = self.sync.rank_of(target)
         (future,) = await self._submitted(lambda: [self._calls.submit(pending, rank=rank)], [pending])
-        return await self._awaiting.value(future)
+        value: T = await self._awaiting.value(future)
+        return value
 
-    @overload
-    def run_async(
-        self, pending: PendingFunction[Never], *, target: NodeTarget = None
-    ) -> asyncio.Task[Any]: ...
-    @overload
-    def run_async[T](
-        self, pending: PendingFunction[Iterator[T]], *, target: NodeTarget = None
-    ) -> asyncio.Task[Items[T]]: ...
-    @overload
-    def run_async[T](
-        self, pending: PendingFunction[Generator[T, Any, Any]], *, target: NodeTarget = None
-    ) -> asyncio.Task[Items[T]]: ...
-    @overload
-    def run_async[T](self, pending: PendingFunction[T], *, target: NodeTarget = None) -> asyncio.Task[T]: ...
-    def run_async(self, pending: PendingFunction[Any], *, target: NodeTarget = None) -> asyncio.Task[Any]:
+    def run_async[T](self, pending: PendingFunction[T], *, target: NodeTarget = None) -> asyncio.Task[T]:
         """Run on one node without awaiting. Cancelling what is returned reaches the task."""
         return self._spawned(self.run(checked(pending), target=target))
 
-    @overload
-    async def broadcast(self, pending: PendingFunction[Never]) -> list[Any]: ...
-    @overload
-    async def broadcast[T](self, pending: PendingFunction[Iterator[T]]) -> list[Items[T]]: ...
-    @overload
-    async def broadcast[T](self, pending: PendingFunction[Generator[T, Any, Any]]) -> list[Items[T]]: ...
-    @overload
-    async def broadcast[T](self, pending: PendingFunction[T]) -> list[T]: ...
-    async def broadcast(self, pending: PendingFunction[Any]) -> list[Any]:
+    async def stream[T](
+        self,
+        pending: PendingFunction[Iterator[T]],
+        *,
+        target: NodeTarget = None,
+    ) -> AsyncGenerator[T]:
+        """Yield what a generator function yields: ``async for item in pool.stream(count(10))``.
+
+        It begins with the first item that is asked for; closing it stops the generator on its node.
+        """
+        call: PendingFunction[Any] = checked(pending)
+        if not call.fn.yields:
+            raise UsageError(
+                f"{call.fn.name}() is no generator function: `await pool.run(...)` returns its value"
+            )
+        async with cast("Items[T]", await self.run(call, target=target)) as items:
+            async for item in items:
+                yield item
+
+    async def broadcast[T](self, pending: PendingFunction[T]) -> list[T]:
         """Run on every node that is ready now, as ``Pool.broadcast`` does."""
         checked(pending)
         futures = await self._submitted(lambda: self._calls.submit_everywhere(pending), [pending])

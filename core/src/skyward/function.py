@@ -10,7 +10,19 @@ import dataclasses
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from typing import Any, Concatenate, Literal, Never, Self, TypeGuard, cast, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    Never,
+    Self,
+    TypeGuard,
+    TypeVar,
+    TypeVarTuple,
+    cast,
+    overload,
+)
 
 from skyward.active import Target, resolve, sky
 from skyward.errors import ConfigError, UsageError
@@ -36,7 +48,7 @@ class Function[**P, T, R]:
 
     def become(self, body: Callable[P, R], timeout: float | None) -> None:
         """Take a body and a timeout. For unpickling, where the object is there before its body."""
-        if isinstance(body, PendingFunction):
+        if _is_pending(body):
             raise UsageError(f"give the function itself, not a call of it: {body.fn.name}, without (...)")
         if not callable(body) or isinstance(body, type):
             raise UsageError(f"@sky.function decorates a function, not {body!r}")
@@ -127,47 +139,54 @@ def _checked_timeout(timeout: object) -> float | None:
     return float(timeout)
 
 
+# Declared, because it would not be inferred from methods that return lists and futures. A call of a function
+# that returns an int may stand where one is wanted that returns an int or a str: nothing can be put into it.
+T_co = TypeVar("T_co", covariant=True)
+U = TypeVar("U")
+Us = TypeVarTuple("Us")
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class PendingFunction[T]:
+class PendingFunction(Generic[T_co]):  # noqa: UP046  (see T_co)
     """A call that has not been sent anywhere. ``timeout``: seconds it may run; None: the pool's default."""
 
-    fn: Function[..., T, Any]
+    fn: Function[..., T_co, Any]
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     timeout: float | None = None
 
-    def with_timeout(self, seconds: float) -> PendingFunction[T]:
+    def with_timeout(self, seconds: float) -> PendingFunction[T_co]:
         """Return the same call with another limit on how long it may run."""
         return dataclasses.replace(self, timeout=_checked_timeout(seconds))
 
-    def __rshift__(self, target: Target) -> T:
+    def __rshift__(self, target: Target) -> T_co:
         """Run on one node and return the value. Raises what the function raised."""
         return resolve(target).run(self)
 
-    def __gt__(self, target: Target) -> Future[T]:
+    def __gt__(self, target: Target) -> Future[T_co]:
         """Run on one node, without waiting. Don't chain: Python reads ``a > b > c`` as two comparisons."""
         return resolve(target).run_async(self)
 
-    def __matmul__(self, target: Target) -> list[T]:
+    def __matmul__(self, target: Target) -> list[T_co]:
         """Run on every ready node and return the values by node index."""
         return resolve(target).broadcast(self)
 
     @overload
-    def __and__[U](self, other: PendingFunction[U]) -> PendingFunctionGroup[T, U]: ...
+    def __and__(self, other: PendingFunction[U]) -> PendingFunctionGroup[T_co, U]: ...
     @overload
-    def __and__[*Us](self, other: PendingFunctionGroup[*Us]) -> PendingFunctionGroup[T, *Us]: ...
+    def __and__(self, other: PendingFunctionGroup[*Us]) -> PendingFunctionGroup[T_co, *Us]: ...
     def __and__(self, other: Any) -> Any:
         """Group with another call, to run in parallel: ``(a & b) >> pool``."""
         if isinstance(other, PendingFunctionGroup):
             return PendingFunctionGroup[*tuple[Any, ...]]((self, *other.items))
         return PendingFunctionGroup[*tuple[Any, ...]]((self, _member(other)))
 
-    # Never: to type checkers no argument is right, so that they report what raises here.
     def __reduce__(self) -> Any:
         raise UsageError(
             f"{self.fn.name}(...) has not run, so it can't be sent: send it first and pass on its value"
         )
 
+    # Never: to type checkers no argument is right, so that they report what raises here.
     def __lt__(self, other: Never) -> Never:
         raise UsageError(f"write `{self.fn.name}(...) > pool`: the call on the left, the pool on the right")
 

@@ -83,45 +83,43 @@ class Lifetime:
 
         Ctrl-C meanwhile ends the waiting for tasks, and is raised when everything is gone.
         """
-        with self._lock:
-            if self.is_over:
-                return
-            self.is_over = True
-            self.calls.close()
-        interrupt: BaseException | None = None
+        deferral = host.Deferral(self.hurry)
+        with deferral:
+            with self._lock:
+                if self.is_over:
+                    return
+                self.is_over = True
+                self.calls.close()
+            problem = self._leave()
+            try:
+                self._stop(drain and problem is None)
+            finally:
+                self.calls.end_callbacks()
+                for reporter in self._reporters:
+                    reporter.close()
+                host.guard.remove(id(self))
+                host.release()
+        deferral.replay()
+        if problem is not None:
+            raise problem
+
+    def _leave(self) -> BaseException | None:
+        """Leave the plugins' contexts; return what one of them raised."""
         try:
             self._around.close()
         except BaseException as error:
-            interrupt = error
-            drain = False
-        try:
-            interrupt = self._stop(drain) or interrupt
-        finally:
-            self.calls.end_callbacks()
-            for reporter in self._reporters:
-                reporter.close()
-            host.guard.remove(id(self))
-            host.release()
-        if interrupt is not None:
-            raise interrupt
+            return error
+        return None
 
-    def _stop(self, drain: bool) -> BaseException | None:
-        interrupt: BaseException | None = None
+    def _stop(self, drain: bool) -> None:
         self._is_draining = drain
         self._stopping = self.loop.start(self.engine.stop(drain=drain))
-        while True:
-            try:
-                self._stopping.result()
-                return interrupt
-            except (KeyboardInterrupt, SystemExit) as error:
-                interrupt = error
-                self.hurry()
-            except CancelledError:
-                if not self._is_draining:
-                    return interrupt
-            if self._is_draining:
-                self._is_draining = False
-                self._stopping = self.loop.start(self.engine.stop(drain=False))
+        try:
+            self._stopping.result()
+        except CancelledError:  # by ``hurry``
+            self._is_draining = False
+            self._stopping = self.loop.start(self.engine.stop(drain=False))
+            self._stopping.result()
 
     def hurry(self) -> None:
         """Wait for tasks no longer, if ``close`` is doing that, on whatever thread."""

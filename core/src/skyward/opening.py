@@ -66,7 +66,7 @@ def _check_options(options: object) -> None:
         raise UsageError(f"options takes sky.Options(...), not {options!r}")
 
 
-def _check_forms(specs: tuple[object, ...], name: str | None, fields: dict[str, Any]) -> None:
+def _check_forms(specs: tuple[object, ...], name: object, fields: dict[str, Any]) -> None:
     for spec in specs:
         if not isinstance(spec, Spec):
             raise UsageError(

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, cast, overload
 
 from skyward.calls import as_function, check_group, checked
 from skyward.engine.task import Batch
@@ -40,7 +40,7 @@ class Pool:
 
     # tasks
 
-    def __rrshift__(self, other: object) -> NoReturn:
+    def __rrshift__(self, other: Never) -> Never:
         """What no pending call or group took on: a list of calls, usually."""
         what = type(other).__name__
         raise UsageError(f"a pool runs pending calls, not a {what}: `sky.gather(*calls) >> pool` for several")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 import skyward as sky
@@ -22,6 +22,11 @@ async def fetch(url: str) -> bytes:
 @sky.function
 def count(n: int) -> Iterator[int]:
     yield from range(n)
+
+
+@sky.function
+async def ticks(n: int) -> AsyncIterator[float]:
+    yield float(n)
 
 
 @sky.function
@@ -48,16 +53,17 @@ async def main() -> None:
         reveal_type(await pool.run(add(1)))  # expect: int
         reveal_type(await pool.run(add(1), target="head"))  # expect: int
         reveal_type(await pool.run(fetch("x")))  # expect: bytes
-        reveal_type(await pool.run(count(1)))  # expect: Items[int]
-        reveal_type(await pool.run(words(1)))  # expect: Items[str]
+        reveal_type(await pool.run(count(1)))  # expect: Iterator[int]
+        reveal_type(pool.stream(count(1)))  # expect: AsyncGenerator[int, None]
+        reveal_type(pool.stream(words(1)))  # expect: AsyncGenerator[str, None]
+        reveal_type(pool.stream(ticks(1)))  # expect: AsyncGenerator[float, None]
         reveal_type(await pool.run(anything(1)))  # expect: Any
         reveal_type(await pool.broadcast(anything(1)))  # expect: list[Any]
         reveal_type(await pool.run_async(anything(1)))  # expect: Any
         reveal_type(await pool.broadcast(add(1)))  # expect: list[int]
-        reveal_type(await pool.broadcast(count(1)))  # expect: list[Items[int]]
+        reveal_type(await pool.broadcast(count(1)))  # expect: list[Iterator[int]]
         reveal_type(await pool.run_parallel(add(1) & fetch("x")))  # expect: tuple[int, bytes]
         reveal_type([pool.run_async(add(1))])  # expect: list[Task[int]]
-        reveal_type(await pool.run_async(count(1)))  # expect: Items[int]
         reveal_type([pool.submit(half, 1)])  # expect: list[Task[float]]
         reveal_type([pool.submit(add, 1, b=2)])  # expect: list[Task[int]]
         reveal_type([pool.submit(later, 1)])  # expect: list[Task[str]]
@@ -69,15 +75,20 @@ async def main() -> None:
         reveal_type(pool.map(later, [1], stream=True))  # expect: AsyncIterator[str]
         reveal_type(pool.sync.run(add(1)))  # expect: int
 
-        async for item in await pool.run(count(3)):
+        wide: int | str = await pool.run(add(1))
+        anyway: list[object] = [await pool.run(add(1)), *await pool.map(half, [1])]
+        print(await pool.run(add(1)), wide, anyway, await pool.submit(half, 1), await pool.map(add, [1]))
+        async for item in pool.stream(count(3)):
             reveal_type(item)  # expect: int
         async for value in pool.map(half, [1, 2], stream=True):
             reveal_type(value)  # expect: float
-        mixed = sky.gather(add(1), fetch("x"), stream=True)
-        async for one in pool.run_stream(mixed):
+        async for one in pool.run_stream(sky.gather(add(1), fetch("x"), stream=True)):
             reveal_type(one)  # expect: int | bytes
 
         await pool.run(add)  # error
+        pool.stream(add(1))  # error
+        pool.stream(count)  # error
+        text: str = await pool.run(add(1))  # error
         await pool.run(add(1), target="tail")  # error
         await pool.run(add(1) & add(2))  # error
         await pool.run_parallel(add(1))  # error

@@ -132,18 +132,11 @@ reveal_type(sky.gather(add(1)) >> pool)  # expect: tuple[int]
 reveal_type(sky.gather(add(1), name(b"x")) >> pool)  # expect: tuple[int, str]
 reveal_type(sky.gather(add(1), name(b"x"), fetch("y")) >> pool)  # expect: tuple[int, str, bytes]
 reveal_type(sky.gather(add(1), name(b"x"), fetch("y"), add(2)) >> pool)  # expect: tuple[int, str, bytes, int]
-reveal_type(
-    sky.gather(add(1), name(b"x"), fetch("y"), add(2), nothing()) >> pool
-)  # expect: tuple[int, str, bytes, int, None]
-reveal_type(
-    sky.gather(add(1), add(1), add(1), add(1), add(1), name(b"")) >> pool
-)  # expect: tuple[int, int, int, int, int, str]
-reveal_type(
-    sky.gather(add(1), add(1), add(1), add(1), add(1), add(1), name(b"")) >> pool
-)  # expect: tuple[int, int, int, int, int, int, str]
-reveal_type(
-    sky.gather(add(1), add(1), add(1), add(1), add(1), add(1), add(1), name(b"")) >> pool
-)  # expect: tuple[int, int, int, int, int, int, int, str]
+i, s, b = add(1), name(b"x"), fetch("y")
+reveal_type(sky.gather(i, s, b, i, nothing()) >> pool)  # expect: tuple[int, str, bytes, int, None]
+reveal_type(sky.gather(i, i, i, i, i, s) >> pool)  # expect: tuple[int, int, int, int, int, str]
+reveal_type(sky.gather(i, i, i, i, i, i, s) >> pool)  # expect: tuple[int, int, int, int, int, int, str]
+reveal_type(sky.gather(i, i, i, i, i, i, b, s) >> pool)  # expect: tuple[int, int, int, int, int, int, bytes, str]
 reveal_type(sky.gather(*(add(i) for i in range(9))) >> pool)  # expect: tuple[int, ...]
 reveal_type(sky.gather(add(1), name(b"x"), stream=False, ordered=False) >> pool)  # expect: tuple[int, str]
 reveal_type(sky.gather(add(1), stream=True) >> pool)  # expect: Iterator[int]
@@ -201,6 +194,8 @@ sky.gather(add(1), add(2), sorted=True)  # error
 
 # wrong use of values
 
+wider: sky.PendingFunction[int | str] = add(1)
+narrower: sky.PendingFunction[bool] = add(1)  # error
 length: str = add(1) >> pool  # error
 both: tuple[str, int] = (add(1) & name(b"x")) >> pool  # error
 first, second = (add(1) & name(b"x") & add(2)) >> pool  # error

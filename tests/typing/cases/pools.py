@@ -49,8 +49,7 @@ reveal_type(pool.run_async(fetch("x")))  # expect: Future[bytes]
 reveal_type(pool.broadcast(add(1)))  # expect: list[int]
 reveal_type(pool.run_parallel(add(1) & fetch("x")))  # expect: tuple[int, bytes]
 reveal_type(pool.run_stream(sky.gather(add(1), add(2), stream=True)))  # expect: Iterator[int]
-mixed = sky.gather(add(1), fetch("x"), stream=True)  # mypy can't do this in place
-reveal_type(pool.run_stream(mixed))  # expect: Iterator[int | bytes]
+reveal_type(pool.run_stream(sky.gather(add(1), fetch("x"), stream=True)))  # expect: Iterator[int | bytes]
 
 reveal_type(pool.map(half, [1, 2]))  # expect: list[float]
 reveal_type(pool.map(add, range(3)))  # expect: list[int]
@@ -73,6 +72,11 @@ reveal_type(pool.is_active)  # expect: bool
 reveal_type(pool.current_nodes())  # expect: int
 reveal_type(pool.cost())  # expect: float
 reveal_type(pool.snapshot())  # expect: PoolSnapshot
+
+wide: int | str = pool.run(add(1))
+anyway: list[object] = [*pool.map(half, [1]), pool.submit(half, 1).result(), *pool.broadcast(add(1))]
+print(wide, anyway, pool.map(half, [1]), pool.submit(add, 1).result(), add(1) >> pool, (add(1) & add(2)) >> pool)
+print(sky.gather(add(1), fetch("x")) >> pool, *sky.gather(add(1), fetch("x"), stream=True) >> pool)
 
 pool.run(add)  # error
 pool.run(3)  # error

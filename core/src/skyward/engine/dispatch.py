@@ -161,7 +161,7 @@ class Dispatcher(LaneHandler):
             task = self._inbox.popleft()
             if self._closed is not None:
                 self._fail(task, self._closed)
-            elif task.future.cancelled():
+            elif task.future.was_cancelled:
                 self._finish(task)
             else:
                 if task.output is not None or task.streams:

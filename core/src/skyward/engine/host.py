@@ -86,3 +86,37 @@ def _terminate(number: int, frame: Any) -> None:
 
 
 guard = ExitGuard()
+
+
+class Deferral:
+    """While it lasts, a signal that would raise in the main thread is noted and ``on_signal`` called instead.
+
+    What must not be left half done runs under it. ``replay`` then does what the first one would have done.
+    """
+
+    def __init__(self, on_signal: Callable[[], None]) -> None:
+        self._on_signal = on_signal
+        self._handlers: dict[int, Callable[[int, Any], Any]] = {}
+        self._noted: list[int] = []
+
+    def __enter__(self) -> Deferral:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    self._handlers[number] = handler
+                    signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._noted.append(number)
+        self._on_signal()
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def replay(self) -> None:
+        """Call the handler of the first signal noted, if there was one; it usually raises."""
+        for number in self._noted[:1]:
+            self._handlers[number](number, None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import InvalidStateError
+import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from skyward.errors import NodeLostError, TaskLostError, TaskTimeoutError
@@ -10,18 +11,16 @@ from skyward.errors import NodeLostError, TaskLostError, TaskTimeoutError
 if TYPE_CHECKING:
     from skyward.engine.task import Outcome, Task, TaskFuture
 
+LOCK_RETRY = 0.05
+"""Seconds between tries to get at a future whose lock is taken."""
+
 
 def settle(future: TaskFuture, outcome: Outcome | None = None, *, error: BaseException | None = None) -> None:
-    """Give a future its outcome, unless its holder has cancelled it."""
-    if future.done():
-        return
-    try:
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(outcome)
-    except InvalidStateError:  # cancelled between the two, on another thread
-        return
+    """Give a future its outcome, unless its holder has cancelled it. On the loop, which must not wait for it:
+    a thread that Ctrl-C has interrupted in the wrong moment keeps the future's lock.
+    """
+    if not future.settle(outcome, error):
+        asyncio.get_running_loop().call_later(LOCK_RETRY, partial(settle, future, outcome, error=error))
 
 
 def timed_out(task: Task, rank: int) -> TaskTimeoutError:

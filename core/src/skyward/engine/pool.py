@@ -106,6 +106,7 @@ class PoolEngine:
         self._ready = asyncio.Event()
         self._failure: BaseException | None = None
         self._provisioned = False
+        self._starting: asyncio.Task[Any] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._spent = 0.0
         self._scaler = Scaler(loop.loop, self.spec, self._nodes, self._want)
@@ -148,6 +149,7 @@ class PoolEngine:
         """Provision, and return when the pool is usable. Raises what made that impossible; then call
         ``stop``.
         """
+        self._starting = asyncio.current_task()
         publish(ClusterRequested(pool=self.name, provider=self._provider_name, spec=self.spec))
         self._factory.prepare(resolved for _, resolved, _ in self._given)
         self.state = PoolState.REQUESTING
@@ -169,6 +171,9 @@ class PoolEngine:
             return
         if drain and self.state is PoolState.READY:
             await self._drain()
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
         self.state = PoolState.SHUTTING_DOWN
         self.dispatcher.close(PoolStateError(f"the pool {self.name!r} was closed before the task was done"))
         self._scaler.close()

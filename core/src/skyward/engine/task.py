@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED
 from typing import TYPE_CHECKING, Any
 
 from skyward.errors import RemoteError, SerializationError, TaskError
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from skyward.engine.streams import InFeed, RemoteIterator
     from skyward.link.blobs import Blob
     from skyward.link.modules import Source
+
+
+LOCK_PATIENCE = 0.02
+"""Seconds the loop waits for a future's lock, which nobody holds for longer than a few instructions."""
 
 
 class Outcome:
@@ -175,6 +180,26 @@ class TaskFuture(Future[Any]):
         if on_cancel is not None:
             on_cancel()
         return True
+
+    def settle(self, outcome: Outcome | None, error: BaseException | None) -> bool:
+        """Take the outcome, unless there is one. Returns False if the lock can't be had within a moment."""
+        if not self._condition.acquire(timeout=LOCK_PATIENCE):
+            return False
+        try:
+            if self.done():
+                pass
+            elif error is not None:
+                self.set_exception(error)
+            else:
+                self.set_result(outcome)
+        finally:
+            self._condition.release()
+        return True
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether the holder has cancelled it; asks for no lock."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
 
     def note_running(self) -> None:
         self._is_running = True
