@@ -24,9 +24,10 @@ from typing import (
     overload,
 )
 
-from skyward.active import Target, resolve, sky
+from skyward.active import sky
 from skyward.errors import ConfigError, UsageError
 from skyward.runtime import current_task, inside_task
+from skyward.targets import Target, resolve
 
 __all__ = ["Function", "PendingFunction", "PendingFunctionGroup", "StreamGroup", "function", "gather", "sky"]
 

@@ -236,7 +236,7 @@ class PoolEngine:
 
     @property
     def ready_nodes(self) -> list[Node]:
-        return [node for rank, node in sorted(self._nodes.items()) if node.status == "ready"]
+        return [node for _, node in sorted(self._nodes.items()) if node.status == "ready"]
 
     @property
     def ready_count(self) -> int:

@@ -72,7 +72,7 @@ class Blob:
         """Whether these are its bytes."""
         starts = range(0, self.size, _COMPARE_BYTES)
         return len(view) == self.size and all(
-            view[start : start + _COMPARE_BYTES] == piece
+            view[start : start + _COMPARE_BYTES] == memoryview(piece)
             for start, piece in zip(starts, self.chunks(_COMPARE_BYTES), strict=True)
         )
 

@@ -12,8 +12,8 @@ import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -102,10 +102,10 @@ def read_ids(body: memoryview) -> tuple[int, ...]:
 
 
 def read_json(body: memoryview) -> dict[str, Any]:
-    value = json.loads(bytes(body))
+    value: object = json.loads(bytes(body))
     if not isinstance(value, dict):
         raise FrameError("expected a JSON object")
-    return value
+    return cast("dict[str, Any]", value)
 
 
 @dataclass(slots=True)
