@@ -93,6 +93,14 @@ def test_cancelling_reaches_the_task(tmp_path: Path, how: str) -> None:
     run(main())
 
 
+class Slow:
+    """Takes its time to be pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        time.sleep(0.6)
+        return Slow, ()
+
+
 def test_cancelling_while_packing_cancels_what_was_packed(tmp_path: Path) -> None:
     async def main() -> None:
         async with pool() as p:

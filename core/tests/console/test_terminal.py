@@ -32,9 +32,11 @@ def show(tmp_path: Path) -> Show:
         path.write_text(
             "import sys, time\nfrom skyward.terminal import open_area\n" + textwrap.dedent(script)
         )
-        env = {"PYTHONPATH": ":".join(entry for entry in sys.path if entry)}
+        command = tmp_path / "command"  # what is typed must fit into a row, whatever the paths
+        command.write_text(f"clear; {shlex.join([sys.executable, str(path)])}; echo status $?")
+        env = {"PYTHONPATH": ":".join(entry for entry in sys.path if entry), "COMMAND": str(command)}
         with Terminal(columns, lines, env) as screen:
-            screen.type("clear; " + shlex.join([sys.executable, str(path)]) + "; echo status $?")
+            screen.type('. "$COMMAND"')
             # The prompt that the command was typed at is cleared; `status` comes last.
             return screen.wait_for(lambda rows: any("status " in row for row in rows), history=True)
 
