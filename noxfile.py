@@ -101,7 +101,9 @@ def tests(session: nox.Session) -> None:
     uv(session, "sync", "--active", "--python", python, "--all-packages", "--group", "tests")
     # The types session runs tests/typing: its answers don't depend on the Python that asks.
     cache = f"cache_dir={session.create_tmp()}/pytest"
-    session.run("python", "-m", "pytest", "--ignore=tests/typing", "-o", cache, *session.posargs)
+    # Most tests wait for processes, so three fit on two cores; a file's tests share pools and stay together.
+    spread = ["-n", "3", "--dist", "loadfile"]
+    session.run("python", "-m", "pytest", "--ignore=tests/typing", "-o", cache, *spread, *session.posargs)
 
 
 @nox.session(venv_backend="none")

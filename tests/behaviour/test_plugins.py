@@ -120,6 +120,11 @@ def test_every_hook_runs_in_its_place_and_order(executor: Any, diary: Diary) -> 
     in_order(diary, "operation a", "operation b", times=2)
 
     processes = {pid: node for node, pid in places}
+    check_processes(diary, processes, executor)
+
+
+def check_processes(diary: Diary, processes: dict[int, int], executor: str) -> None:
+    here = os.getpid()
     workers = {pid for pid, text in diary.entries("enter process")}
     assert here not in workers
     assert set(processes) <= workers

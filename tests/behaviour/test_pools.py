@@ -201,6 +201,7 @@ def test_a_cancelled_queued_task_never_begins(pool: sky.Pool, tmp_path: Path) ->
     queued = [hold(tmp_path, f"queued{i}") > pool for i in range(3)]
     assert not any(future.running() for future in queued)
     assert all(future.cancel() for future in queued)
+    time.sleep(0.5)  # what was sent ahead to wait on its node is told there
     for i in range(2):
         (tmp_path / f"{i}.go").touch()
     assert [future.result(30) for future in running] == ["0", "1"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,6 +122,22 @@ def test_a_batch_longer_than_a_frame(pool: sky.Pool) -> None:
     assert data == b"z" * (3 << 20)
     assert array == bytearray(2 << 20)
     assert numbers == list(range(400_000))
+
+
+@pytest.mark.xfail(strict=True, reason="the relay does not send the modules that a batch names")
+def test_an_item_of_a_module_that_the_function_does_not_know(
+    pool: sky.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"shapes_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text("class Point:\n    x = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    shapes = importlib.import_module(name)
+
+    @sky.function
+    def xs(items: Iterator[Any]) -> list[int]:
+        return [item.x for item in items]
+
+    assert xs(shapes.Point() for _ in range(2)) >> pool == [3, 3]
 
 
 def test_what_is_fed_is_as_it_was_when_it_was_yielded(pool: sky.Pool) -> None:

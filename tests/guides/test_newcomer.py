@@ -38,7 +38,10 @@ def test_tee_shows_on_the_terminal_what_it_writes_to_the_file(tmp_path: Path) ->
     require_tmux()
     script, kept = tmp_path / "script.py", tmp_path / "kept.log"
     script.write_text(SCRIPT, encoding="utf-8")
-    run = f"{shlex.join([sys.executable, str(script)])} | tee {shlex.quote(str(kept))}; echo over"
+    python = shlex.join(
+        ["env", "-u", "PYTHONUNBUFFERED", sys.executable, str(script)]
+    )  # with it, print tears lines
+    run = f"{python} | tee {shlex.quote(str(kept))}; echo over"
     with Terminal() as terminal:
         terminal.type(run)
         rows = terminal.wait_for(lambda rows: "over" in rows, history=True)

@@ -75,7 +75,9 @@ reveal_type(pool.snapshot())  # expect: PoolSnapshot
 
 wide: int | str = pool.run(add(1))
 anyway: list[object] = [*pool.map(half, [1]), pool.submit(half, 1).result(), *pool.broadcast(add(1))]
-print(wide, anyway, pool.map(half, [1]), pool.submit(add, 1).result(), add(1) >> pool, (add(1) & add(2)) >> pool)
+print(
+    wide, anyway, pool.map(half, [1]), pool.submit(add, 1).result(), add(1) >> pool, (add(1) & add(2)) >> pool
+)
 print(sky.gather(add(1), fetch("x")) >> pool, *sky.gather(add(1), fetch("x"), stream=True) >> pool)
 
 pool.run(add)  # error

@@ -44,6 +44,7 @@ class InFeed:
         self._is_project_module = is_project_module
         self._changed = threading.Condition()
         self._items: deque[Any] = deque()
+        self._modules: set[str] = set()
         self._items_bytes = 0
         self._is_called = False
         self._pulled = self._handed_over = self._consumed = 0
@@ -90,7 +91,9 @@ class InFeed:
         self._is_called = False  # first: what is put from now on calls again
         batch = [self._items.popleft() for _ in range(len(self._items))]
         if batch:
-            self._hand_over(packed(batch), len(batch))
+            pickled = packed(batch)
+            pickled.modules = frozenset(self._modules)
+            self._hand_over(pickled, len(batch))
 
     def _hand_over(self, pickled: Pickled, count: int) -> None:
         with self._changed:
@@ -145,6 +148,8 @@ class InFeed:
             taken += 1
             try:
                 value, size = caught(item, dump)
+            except UsageError:  # a call that has not run: says what to do
+                raise
             except Exception as problem:
                 raise explain(problem, item, "item", self._name, "an item to") from problem
             self._pulled += 1
@@ -161,7 +166,9 @@ class InFeed:
         return taken == most
 
     def _dump(self, item: Any) -> Pickled:
-        return dumps(item, is_project_module=self._is_project_module)
+        pickled = dumps(item, is_project_module=self._is_project_module)
+        self._modules |= pickled.modules
+        return pickled
 
     def _put_alone(self, pickled: Pickled) -> None:
         """Send a large item after all before it, and wait until the loop has copied it.

@@ -23,7 +23,7 @@ BATCH_BYTES = WINDOW_BYTES // 8
 
 
 class StreamClosed(Exception):
-    """The client wants no more items."""
+    """The client wants no more of the task, or the task is over."""
 
 
 class OutStream:
@@ -48,10 +48,7 @@ class OutStream:
 
     def put(self, item: Any) -> None:
         """Hand over one item; wait while the window is full. Raises StreamClosed when nobody wants it."""
-        try:
-            value, size = caught(item, dumps_value)
-        except Exception as error:
-            raise explain(error, item, "item", self._task, "back an item of") from None
+        value, size = self._caught(item)
         items = self._items
         if type(value) is Pickled:
             self._put_alone(value)
@@ -61,13 +58,31 @@ class OutStream:
         if self._gathered_bytes >= BATCH_BYTES:
             self._wait_until(lambda: not items)
             self._gathered_bytes = 0
+        self._append(value, size)
+
+    def offer(self, item: Any) -> bool:
+        """Do the same if it takes no waiting, and return whether it was done. For an event loop's thread."""
+        if len(self._items) >= BATCH or self._gathered_bytes >= BATCH_BYTES:
+            return False
+        value, size = self._caught(item)
+        if type(value) is Pickled:
+            return False
+        self._append(value, size)
+        return True
+
+    def _caught(self, item: Any) -> tuple[Any, int]:
+        try:
+            return caught(item, dumps_value)
+        except Exception as error:
+            raise explain(error, item, "item", self._task, "back an item of") from None
+
+    def _append(self, value: Any, size: int) -> None:
         if self._is_closed:
             raise StreamClosed
-        items.append(value)
+        self._items.append(value)
         self._gathered_bytes += size
-        if (
-            self._wants_items
-        ):  # the sender says so before it looks for items a last time, so none is forgotten
+        # The sender says so before it looks for items a last time, so that none is forgotten.
+        if self._wants_items:
             with self._changed:
                 self._changed.notify_all()
 
@@ -190,6 +205,8 @@ class InStream(Iterator[Any]):
             self._send(frames.frame(frames.CREDIT, frames.CREDIT_BODY.pack(self._stream, items, size)))
 
     def _raise(self) -> None:
+        if self._closed:  # not the end of the items: what a task does then must not be done
+            raise StreamClosed
         if self._error is not None:
             error, self._error = self._error, None
             raise loads(error)
@@ -210,7 +227,7 @@ class InStream(Iterator[Any]):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Tell the client to stop, unless it has. Called when the task is over."""
+        """Tell the client to stop, unless it has; from then on, asking for an item raises StreamClosed."""
         with self._changed:
             if self._closed:
                 return
