@@ -135,10 +135,9 @@ reveal_type(sky.gather(add(1), name(b"x"), fetch("y"), add(2)) >> pool)  # expec
 i, s, b = add(1), name(b"x"), fetch("y")
 reveal_type(sky.gather(i, s, b, i, nothing()) >> pool)  # expect: tuple[int, str, bytes, int, None]
 reveal_type(sky.gather(i, i, i, i, i, s) >> pool)  # expect: tuple[int, int, int, int, int, str]
-reveal_type(sky.gather(i, i, i, i, i, i, s) >> pool)  # expect: tuple[int, int, int, int, int, int, str]
-reveal_type(
-    sky.gather(i, i, i, i, i, i, b, s) >> pool
-)  # expect: tuple[int, int, int, int, int, int, bytes, str]
+reveal_type(sky.gather(s, i, i, i, i, i, i) >> pool)  # expect: tuple[str, int, int, int, int, int, int]
+eight = sky.gather(i, i, i, i, i, i, b, s) >> pool
+reveal_type(eight)  # expect: tuple[int, int, int, int, int, int, bytes, str]
 reveal_type(sky.gather(*(add(i) for i in range(9))) >> pool)  # expect: tuple[int, ...]
 reveal_type(sky.gather(add(1), name(b"x"), stream=False, ordered=False) >> pool)  # expect: tuple[int, str]
 reveal_type(sky.gather(add(1), stream=True) >> pool)  # expect: Iterator[int]
