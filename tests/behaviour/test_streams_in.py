@@ -124,7 +124,6 @@ def test_a_batch_longer_than_a_frame(pool: sky.Pool) -> None:
     assert numbers == list(range(400_000))
 
 
-@pytest.mark.xfail(strict=True, reason="the relay does not send the modules that a batch names")
 def test_an_item_of_a_module_that_the_function_does_not_know(
     pool: sky.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,9 +62,6 @@ class InFeed:
 
     # the loop
 
-    def start(self) -> None:
-        """The task was handed to a node. What it waits for there is not pulled: it may yet go to another."""
-
     def credit(self, items: int, size: int) -> None:
         """Take note that the task has consumed so much; nothing, when it asks for the first item."""
         if self._thread is None and not self._stopped:

@@ -135,8 +135,6 @@ class Lane:
         else:
             numbers = tuple(blob.id for blob in blobs)
             self._batch.append(TaskFrame(task.id, code.id, data, numbers, task.data_is_blob, extra).pack())
-        for feed in task.streams:
-            feed.start()
 
     def express(self, task: Task, now: float) -> bool:
         """Send a task from the caller's own thread, which has this lane to itself; return whether that was

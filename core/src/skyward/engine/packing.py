@@ -144,7 +144,7 @@ class Packer:
         """Pickle a call's arguments. Raises SerializationError naming the path to what can't be."""
         try:
             pickled = dumps_call(args, kwargs, is_project_module=self._project.is_project_module)
-            modules = self._sources(pickled) if pickled.modules or pickled.classes else {}
+            modules = self.sources(pickled) if pickled.modules or pickled.classes else {}
         except UsageError:  # says what to do
             raise
         except Exception as error:
@@ -154,7 +154,7 @@ class Packer:
         data, blobs, is_blob = self.store(pickled, [self._blobs.intern(buffer) for buffer in pickled.buffers])
         return data, blobs, is_blob, modules
 
-    def _sources(self, pickled: Pickled) -> dict[str, Source]:
+    def sources(self, pickled: Pickled) -> dict[str, Source]:
         """Return the modules and classes that a pickle names, and all that those need."""
         modules = set(pickled.modules)
         found: dict[str, Source] = {}

@@ -9,10 +9,10 @@ from skyward.link import frames
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from skyward.engine.feeds import InFeed
     from skyward.engine.lane import Lane
     from skyward.engine.loop import LoopThread
     from skyward.engine.packing import Packer
-    from skyward.engine.streams import InFeed
     from skyward.engine.task import Task
     from skyward.link.blobs import BlobStore
     from skyward.link.pickling import Pickled
@@ -72,6 +72,8 @@ class StreamRelay:
         lane: Lane | None = task.lane
         if lane is None or task.done:
             return
+        if pickled.modules or pickled.classes:
+            lane.send_modules(self._packer.sources(pickled))
         data, blobs, _ = self._packer.store(pickled, [self._blobs.intern(view) for view in pickled.buffers])
         for blob in blobs:
             lane.send_blob(blob)

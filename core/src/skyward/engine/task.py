@@ -18,8 +18,9 @@ from skyward.link.identity import bare_exception
 from skyward.link.pickling import loads
 
 if TYPE_CHECKING:
+    from skyward.engine.feeds import InFeed
     from skyward.engine.packing import Code
-    from skyward.engine.streams import InFeed, RemoteIterator
+    from skyward.engine.streams import RemoteIterator
     from skyward.link.blobs import Blob
     from skyward.link.modules import Source
 

@@ -283,12 +283,6 @@ def explain(error: BaseException, value: object, root: str, task: str, doing: st
     )
 
 
-def explain_items(error: BaseException, items: Sequence[object], task: str, doing: str) -> SerializationError:
-    """Do the same for a batch of streamed items: the place in a batch says nothing, so it is left out."""
-    culprit = next((item for item in items if not _picklable(item)), items)
-    return explain(error, culprit, "item", task, doing)
-
-
 def _find_culprit(value: Any, path: str, seen: set[int], depth: int) -> tuple[str, Any] | None:
     """Search, depth first, for the deepest part that fails on its own. Bounded in depth and size."""
     if id(value) in seen or depth > 8 or _picklable(value):

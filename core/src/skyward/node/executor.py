@@ -101,7 +101,9 @@ class Executor:
         if running.out is not None:
             running.out.close()
         for stream in (running.task.extra or {}).get("streams", ()):
-            self._in_streams[stream].end(None)
+            feed = self._in_streams.get(stream)
+            if feed is not None:
+                feed.close()
         self._interrupt(running)
         if self.slots > 1:
             timer = threading.Timer(ABANDON_AFTER, self._abandon, (running,))
@@ -315,6 +317,7 @@ async def _drain(source: Any, out: OutStream) -> None:
     loop = asyncio.get_running_loop()
     try:
         async for item in source:
-            await loop.run_in_executor(None, out.put, item)
+            if not out.offer(item):
+                await loop.run_in_executor(None, out.put, item)
     finally:
         await source.aclose()
