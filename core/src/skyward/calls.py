@@ -13,7 +13,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from skyward.engine.streams import InFeed, Items, RemoteIterator
+from skyward.engine.feeds import InFeed
+from skyward.engine.streams import Items, RemoteIterator
 from skyward.engine.task import Batch, Task, TaskFuture
 from skyward.errors import PoolStateError, UsageError
 from skyward.function import Function, PendingFunction

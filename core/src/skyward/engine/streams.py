@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Self, overload
 
-from skyward.engine.feeds import InFeed as InFeed
 from skyward.link.items import counted, unpacked
 from skyward.link.windows import WINDOW_BYTES, WINDOW_ITEMS
 
