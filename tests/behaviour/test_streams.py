@@ -15,26 +15,8 @@ import numpy as np
 import pytest
 import skyward as sky
 
-EXECUTORS = {
-    "one thread": sky.Worker(),
-    "threads": sky.Worker(concurrency=3, executor="thread"),
-    "processes": sky.Worker(concurrency=3, executor="process"),
-}
 WINDOW = 2048 + 3 * 512
 """Items that may be under way: the window, and a batch at each end and in between."""
-
-
-@pytest.fixture(scope="module", params=EXECUTORS)
-def pool(request: pytest.FixtureRequest) -> Iterator[sky.Pool]:
-    worker = EXECUTORS[request.param]
-    with sky.Compute(nodes=1, worker=worker, console=False, logging=False) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def wide() -> Iterator[sky.Pool]:
-    with sky.Compute(nodes=1, worker=sky.Worker(concurrency=8), console=False, logging=False) as opened:
-        yield opened
 
 
 def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:

@@ -15,25 +15,6 @@ from typing import Any
 import pytest
 import skyward as sky
 
-EXECUTORS = {
-    "one thread": sky.Worker(),
-    "threads": sky.Worker(concurrency=3, executor="thread"),
-    "processes": sky.Worker(concurrency=3, executor="process"),
-}
-
-
-@pytest.fixture(scope="module", params=EXECUTORS)
-def pool(request: pytest.FixtureRequest) -> Iterator[sky.Pool]:
-    worker = EXECUTORS[request.param]
-    with sky.Compute(nodes=1, worker=worker, console=False, logging=False) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def wide() -> Iterator[sky.Pool]:
-    with sky.Compute(nodes=1, worker=sky.Worker(concurrency=8), console=False, logging=False) as opened:
-        yield opened
-
 
 def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
     until = time.monotonic() + seconds

@@ -22,7 +22,7 @@ noticeably.
 """
 AHEAD_MAX = 256
 ONE_AHEAD_MICROS = 50_000
-"""Up to this long, a task is worth one more sent ahead: a slot that waits for it is idle a few percent of
+"""Up to this long, a task is worth one more sent ahead: a slot that waits for it is idle for part of
 the time.
 """
 STALL_SECONDS = 0.02

@@ -39,7 +39,7 @@ KILL_AFTER = 3.0
 IDLE_POLL = 0.005
 """Seconds between looks at whether the last task is over, at the end of a pool."""
 TURN = 1000
-"""Tasks taken in per turn of the loop, so that it stays responsive: about 10 ms."""
+"""Tasks taken in per turn of the loop, so that it stays responsive."""
 
 
 class Dispatcher(LaneHandler):

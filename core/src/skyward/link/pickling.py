@@ -42,7 +42,7 @@ else:
     from cloudpickle import Pickler as _Base
 
 BLOB_MIN = 1 << 20
-"""Smaller buffers stay in the pickle: a blob costs a descriptor and system calls, this copy 0.1 ms."""
+"""Smaller buffers stay in the pickle: a blob costs a descriptor and system calls."""
 
 _ATOMS: frozenset[type] = frozenset({int, float, bool, type(None), str, bytes, complex})
 
@@ -241,7 +241,7 @@ def dumps(
 def dumps_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], *, is_project_module: Callable[[str], bool]
 ) -> Pickled:
-    """Pickle the arguments of a call; the common small ones without cloudpickle (2 µs instead of 30)."""
+    """Pickle the arguments of a call; the common small ones by plain pickle, which is quicker."""
     if not args and not kwargs:
         return Pickled(_EMPTY_CALL)
     if all(map(is_atomic, args)) and all(map(is_atomic, kwargs.values())):
