@@ -29,7 +29,8 @@ from environments import BENCH, BY_REQUEST, PEERS, ROOT, Unavailable, prepare, v
 RESULTS = BENCH / "results"
 SYSTEMS = (report.OURS, *PEERS)
 WORKLOADS = (
-    "imports", "start", "roundtrip", "throughput", "array", "memory", "naps", "stream", "lines", "broadcast"
+    "imports", "start", "roundtrip", "throughput", "array", "array_new", "memory", "naps", "stream",
+    "lines", "broadcast",
 )  # fmt: skip
 """In the order of a round. ``workloads.py`` has them too, but needs numpy, which a driver does not."""
 ROUNDS = 3

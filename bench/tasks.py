@@ -27,6 +27,11 @@ def echo(array: Any) -> Any:
     return array
 
 
+def negated(array: Any) -> Any:
+    """Return another array, made here."""
+    return -array
+
+
 def touch(array: Any) -> int:
     """Read an element of every page, and return their sum.
 

@@ -19,7 +19,7 @@ from skyward.engine.task import Batch, Task, TaskFuture
 from skyward.errors import PoolStateError, UsageError
 from skyward.function import Function, PendingFunction
 from skyward.futures import Callbacks, CallFuture
-from skyward.link.pickling import is_atomic
+from skyward.link.pickling import dumps_small, is_atomic
 
 if TYPE_CHECKING:
     from skyward.engine.loop import LoopThread
@@ -70,19 +70,14 @@ class Calls:
         task.rank = rank
         task.batch = batch
         extra: dict[str, Any] = {} if place is None else {"place": place}
-        args, kwargs = pending.args, pending.kwargs
-        if any(map(_is_iterator, args)) or any(map(_is_iterator, kwargs.values())):
-            args, kwargs = self._feed(task, function, args, kwargs, extra)
-        try:
-            task.data, task.blobs, task.data_is_blob, task.modules = packer.arguments(
-                args, kwargs, function.name
-            )
-        except BaseException:
-            for feed in task.streams:
-                feed.stop()
-            raise
-        packer.acquire(code)
-        future.sent_bytes = len(task.data) + sum(blob.size for blob in task.blobs)
+        if is_small(pending):
+            task.data = dumps_small(pending.args, pending.kwargs)
+        else:
+            self._pack(task, pending, extra)
+        code.tasks.add(task.id)
+        future.sent_bytes = len(task.data)
+        for blob in task.blobs:
+            future.sent_bytes += blob.size
         if function.yields:
             self._receive(task, future, function.name, extra)
         else:
@@ -90,6 +85,21 @@ class Calls:
         task.extra = extra or None
         self._engine.dispatcher.submit(task)
         return future
+
+    def _pack(self, task: Task, pending: PendingFunction[Any], extra: dict[str, Any]) -> None:
+        """Pack arguments that are more than a few numbers and strings."""
+        function: AnyFunction = pending.fn
+        args, kwargs = pending.args, pending.kwargs
+        if any(map(_is_iterator, args)) or any(map(_is_iterator, kwargs.values())):
+            args, kwargs = self._feed(task, function, args, kwargs, extra)
+        try:
+            task.data, task.blobs, task.data_is_blob, task.modules = self._engine.packer.arguments(
+                args, kwargs, function.name
+            )
+        except BaseException:
+            for feed in task.streams:
+                feed.stop()
+            raise
 
     def _check_open(self) -> None:
         if self._closed:

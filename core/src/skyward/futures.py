@@ -85,6 +85,8 @@ class CallFuture(TaskFuture):
     def __init__(self, callbacks: Callbacks) -> None:
         super().__init__()
         self._callbacks = callbacks
+        self._unpacked: tuple[bool, Any] | None = None
+        self._unpack_lock = threading.Lock()
         self.sent_bytes = 0
 
     def add_done_callback(self, fn: _Callback) -> None:
@@ -108,21 +110,30 @@ class CallFuture(TaskFuture):
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the value, or raise what the function raised; TimeoutError after ``timeout`` seconds."""
-        error = self.exception(timeout)
-        if error is None:
-            return super().result(0)
+        ok, value = self._taken(timeout)
+        if ok:
+            return value
         try:
-            raise error
+            raise value
         finally:
-            del error  # or it would hold this frame, which holds it
+            del value  # or it would hold this frame, which holds it
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the function raised, or None. Raises TimeoutError after ``timeout`` seconds."""
+        ok, value = self._taken(timeout)
+        return None if ok else value
+
+    def _taken(self, timeout: float | None) -> tuple[bool, Any]:
+        """Return ``(True, value)`` or ``(False, exception)``; what came pickled is unpickled once."""
         error: BaseException | None = Future[Any].exception(self, timeout)
-        if isinstance(error, Raised):
-            raised: BaseException = self._unpack(error.outcome)[1]
-            return raised
-        return super().exception(0)
+        outcome = error.outcome if isinstance(error, Raised) else self._result if error is None else None
+        if not isinstance(outcome, Outcome):
+            return (True, outcome) if error is None else (False, error)
+        with self._unpack_lock:
+            if self._unpacked is None:
+                self._unpacked = outcome.unpack()
+                outcome.data, outcome.views = b"", ()
+            return self._unpacked
 
     def wait(self) -> None:
         """Wait until it is done, and leave the outcome pickled."""

@@ -105,6 +105,8 @@ class LineWriter(io.TextIOBase):
         Call it when a task has ended, still in its context: it takes the lines of all the task's threads;
         outside a task, the calling thread's. ``everything``: when the process ends, those of all threads.
         """
+        if not self._open and not self._pictures:
+            return
         thread, task = get_ident(), current_task.get()
         for writer in dict.fromkeys([*self._open, *self._pictures]):
             mine = writer == (thread, None) if task is None else writer[1] == task

@@ -279,14 +279,14 @@ class Dispatcher(LaneHandler):
         lane.node.done += 1
         ema = task.code.ema_micros
         task.code.ema_micros = micros if ema is None else ema + 0.2 * (micros - ema)
-        if not task.done:
-            self._complete(task, status, outcome)
-            if wanted(TaskCompleted):
-                self._report(lane, task, status, micros)
         self._running.discard(task)
         self._free.offer(lane)
         if self._queue or self._pinned:
             self._pump_soon()
+        if not task.done:
+            if wanted(TaskCompleted):
+                self._report(lane, task, status, micros)
+            self._complete(task, status, outcome)
 
     def _complete(self, task: Task, status: int, outcome: Outcome) -> None:
         failed = status == frames.RAISED
@@ -334,7 +334,7 @@ class Dispatcher(LaneHandler):
             self._relay.close(task)
         for blob in task.blobs:
             self._blobs.release(blob)
-        self._packer.release(task.code)
+        self._packer.release(task.code, task.id)
         task.future.let_go()
 
     def _cancel(self, task: Task) -> None:

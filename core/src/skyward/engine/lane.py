@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from skyward.engine.task import Outcome, Task
 from skyward.link import frames
-from skyward.link.blobs import map_file, memory_file
 from skyward.link.frames import ResultFrame, TaskFrame
+from skyward.link.memory import map_file, memory_file
 from skyward.link.session import Inbox, Outbox
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ class Lane:
         if how == frames.BY_FD and self._wire is not None:
             fd = self._wire.take_fd()
             try:
-                self._incoming[number] = memoryview(map_file(fd, size))
+                self._incoming[number] = map_file(fd, size)
             finally:
                 os.close(fd)
         else:
@@ -295,7 +295,7 @@ class Lane:
         done = os.lseek(fd, 0, os.SEEK_CUR) + os.write(fd, body[frames.U64.size :])
         if done >= size:
             del self._filling[number]
-            self._incoming[number] = memoryview(map_file(fd, size))
+            self._incoming[number] = map_file(fd, size)
             os.close(fd)
 
     def close(self) -> None:

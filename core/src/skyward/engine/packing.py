@@ -31,7 +31,7 @@ CODES_KEPT = 1000
 class Code:
     """One function as nodes know it, under a number. Equal pickles are one Code."""
 
-    __slots__ = ("blobs", "data", "data_is_blob", "ema_micros", "id", "modules", "name", "users")
+    __slots__ = ("blobs", "data", "data_is_blob", "ema_micros", "id", "modules", "name", "tasks")
 
     def __init__(
         self, number: int, name: str, data: bytes, blobs: tuple[Blob, ...], data_is_blob: bool
@@ -44,8 +44,8 @@ class Code:
         self.modules: dict[str, Source] = {}
         self.ema_micros: float | None = None
         """How long its tasks took of late; None before the first."""
-        self.users = 0
-        """Tasks that are not over: while there are any, nodes keep it."""
+        self.tasks: set[int] = set()
+        """Those that are not over: while there are any, nodes keep it."""
 
 
 class Packer:
@@ -111,18 +111,14 @@ class Packer:
             self._blobs.release(blob)
         return code
 
-    def acquire(self, code: Code) -> None:
-        """Note that one more task uses ``code``; ``release`` when it is over."""
+    def release(self, code: Code, task: int) -> None:
+        """Note that a task of ``code`` is over; nodes may forget the oldest when there are too many."""
+        code.tasks.discard(task)
+        if len(self._by_digest) <= CODES_KEPT:
+            return
         with self._lock:
-            code.users += 1
-
-    def release(self, code: Code) -> None:
-        with self._lock:
-            code.users -= 1
-            if len(self._by_digest) <= CODES_KEPT:
-                return
             oldest = next(iter(self._by_digest.items()))
-            if oldest[1].users:
+            if oldest[1].tasks:
                 return
             del self._by_digest[oldest[0]]
             self._by_function = weakref.WeakKeyDictionary(

@@ -6,11 +6,10 @@ result, once, and never on the loop.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any
 
 from skyward.errors import RemoteError, SerializationError, TaskError
@@ -165,8 +164,6 @@ class TaskFuture(Future[Any]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._unpacked: tuple[bool, Any] | None = None
-        self._unpack_lock = threading.Lock()
         self._on_cancel: Callable[[], None] | None = None
         self._is_running = False
 
@@ -187,7 +184,7 @@ class TaskFuture(Future[Any]):
         if not self._condition.acquire(timeout=LOCK_PATIENCE):
             return False
         try:
-            if self.done():
+            if self._state not in (PENDING, RUNNING):
                 pass
             elif error is not None:
                 self.set_exception(error)
@@ -211,35 +208,6 @@ class TaskFuture(Future[Any]):
 
     def running(self) -> bool:
         return self._is_running and not self.done()
-
-    def result(self, timeout: float | None = None) -> Any:
-        value = super().result(timeout)
-        if not isinstance(value, Outcome):
-            return value
-        ok, unpacked = self._unpack(value)
-        if ok:
-            return unpacked
-        try:
-            raise unpacked
-        finally:
-            del unpacked, value
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        error = super().exception(timeout)
-        if error is not None:
-            return error
-        value = super().result(0)
-        if not isinstance(value, Outcome):
-            return None
-        ok, unpacked = self._unpack(value)
-        return None if ok else unpacked
-
-    def _unpack(self, outcome: Outcome) -> tuple[bool, Any]:
-        with self._unpack_lock:
-            if self._unpacked is None:
-                self._unpacked = outcome.unpack()
-                outcome.data, outcome.views = b"", ()
-            return self._unpacked
 
 
 class Batch:

@@ -9,12 +9,13 @@ sample of it: bytes whose sample is new can't be known already.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from skyward.link.memory import file_behind, memory_file, write_all
 
 CACHE_BYTES = 1 << 29
 """Bytes of unused blobs kept for the next task that carries the same; the oldest go first, the last one
@@ -28,32 +29,6 @@ _SAMPLES = 64
 _SAMPLE_BYTES = 4096
 _COMPARE_BYTES = 1 << 18
 """Bytes compared at a time: they stay in the processor's cache."""
-_WRITE_BYTES = 1 << 23
-"""Bytes a write: long enough to cost nothing, short enough for other threads to get the interpreter in
-between.
-"""
-
-
-def memory_file() -> int:
-    """Return the descriptor of an empty file that lives in memory, or at least has no name."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("skyward", os.MFD_CLOEXEC)
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def write_all(fd: int, view: memoryview) -> None:
-    view = view.cast("B") if view.format != "B" or view.ndim != 1 else view
-    done, size = 0, len(view)
-    while done < size:
-        done += os.write(fd, view[done : done + _WRITE_BYTES])
-
-
-def map_file(fd: int, size: int) -> mmap.mmap:
-    """Map a file so that the holder may write to it, seen by nobody else, copied page by page only then."""
-    return mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
 
 
 class Blob:
@@ -79,6 +54,20 @@ class Blob:
     def chunks(self, size: int) -> Iterator[bytes]:
         """Read the bytes in pieces, for a wire that passes no descriptors."""
         return (os.pread(self.fd, size, start) for start in range(0, self.size, size))
+
+
+def file_of(view: memoryview) -> int:
+    """Return a new descriptor of a file with these bytes: what they were mapped from, or else a copy."""
+    behind = file_behind(view)
+    if behind is not None:
+        return behind
+    fd = memory_file()
+    try:
+        write_all(fd, view)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _sample(view: memoryview) -> bytes:
@@ -120,15 +109,9 @@ class BlobStore:
         for blob in candidates:
             if blob is not found:
                 self.release(blob)
-        return found or self._add(view, sample)
+        return found or self._add(view, sample, file_of(view))
 
-    def _add(self, view: memoryview, sample: bytes) -> Blob:
-        fd = memory_file()
-        try:
-            write_all(fd, view)
-        except BaseException:
-            os.close(fd)
-            raise
+    def _add(self, view: memoryview, sample: bytes, fd: int) -> Blob:
         with self._lock:
             blob = Blob(self._next, len(view), fd, sample)
             self._next += 1

@@ -238,14 +238,15 @@ def dumps(
     return Pickled(file.getvalue(), buffers, pickler)
 
 
+def dumps_small(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Pickle the arguments of a call that are all atomic: by plain pickle, which is quicker."""
+    return pickle.dumps((args, kwargs), protocol=5) if args or kwargs else _EMPTY_CALL
+
+
 def dumps_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], *, is_project_module: Callable[[str], bool]
 ) -> Pickled:
-    """Pickle the arguments of a call; the common small ones by plain pickle, which is quicker."""
-    if not args and not kwargs:
-        return Pickled(_EMPTY_CALL)
-    if all(map(is_atomic, args)) and all(map(is_atomic, kwargs.values())):
-        return Pickled(pickle.dumps((args, kwargs), protocol=5))
+    """Pickle the arguments of a call."""
     if any(type(a) in (bytes, bytearray) and len(a) >= BLOB_MIN for a in (*args, *kwargs.values())):
         args = tuple(map(_bulk, args))
         kwargs = {name: _bulk(value) for name, value in kwargs.items()}

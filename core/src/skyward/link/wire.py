@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from skyward.link.frames import FrameError, Splitter
@@ -23,6 +23,41 @@ READ_BYTES = 1 << 18
 
 _MAX_FDS = 64
 _ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * 4)
+
+
+class Receiver:
+    """Reads frames and descriptors off a unix socket. One buffer serves all reads: a fresh one for each costs
+    more than the read.
+    """
+
+    __slots__ = ("_buffer", "_fds", "_splitter", "_view")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(READ_BYTES)
+        self._view = memoryview(self._buffer)
+        self._splitter = Splitter()
+        self._fds: deque[int] = deque()
+
+    def read(self, sock: socket.socket) -> tuple[memoryview, bool]:
+        """Return what one receive gives, valid until the next, and whether descriptors came with it."""
+        size, ancillary, _, _ = sock.recvmsg_into([self._buffer], _ANCILLARY)
+        if ancillary:
+            self._fds.extend(received_fds(ancillary))
+        return self._view[:size], bool(ancillary)
+
+    def frames(self, data: memoryview) -> Iterator[tuple[int, memoryview]]:
+        """Cut what was read into frames; see ``Splitter.feed``."""
+        return self._splitter.feed(data)
+
+    def take_fd(self) -> int:
+        """Return the next descriptor that came along; the caller owns it."""
+        if not self._fds:
+            raise FrameError("a descriptor was announced but did not come")
+        return self._fds.popleft()
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.popleft())
 
 
 class Wire(Protocol):
@@ -69,10 +104,10 @@ class LocalWire:
         self._on_frame = on_frame
         self._on_closed = on_closed
         self._on_received = on_received
-        self._splitter = Splitter()
+        self._receiver = Receiver()
+        self.take_fd = self._receiver.take_fd
         self._unsent: deque[tuple[memoryview, tuple[int, ...]]] = deque()
         self._unsent_bytes = 0
-        self._fds: deque[int] = deque()
         self._closed = False
         self._broken = False
         self._lock = threading.Lock()
@@ -141,30 +176,23 @@ class LocalWire:
 
     def _readable(self) -> None:
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(READ_BYTES, _ANCILLARY)
+            data, fds = self._receiver.read(self._sock)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            data, ancillary = b"", []
-        if ancillary:
-            self._fds.extend(received_fds(ancillary))
+            data, fds = memoryview(b""), False
         try:
-            for kind, body in self._splitter.feed(data):
+            for kind, body in self._receiver.frames(data):
                 self._on_frame(kind, body)
                 if self._closed:
                     return
         except FrameError:
-            data = b""
+            data = memoryview(b"")
         if not data:
             self.close()
             self._on_closed()
         else:
-            self._on_received(len(data), bool(ancillary))
-
-    def take_fd(self) -> int:
-        if not self._fds:
-            raise FrameError("a descriptor was announced but did not come")
-        return self._fds.popleft()
+            self._on_received(len(data), fds)
 
     def close(self) -> None:
         if self._closed:
@@ -175,8 +203,7 @@ class LocalWire:
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         self._low.set()
-        for fd in self._fds:
-            os.close(fd)
+        self._receiver.close()
         self._unsent.clear()
 
 

@@ -1,6 +1,10 @@
-"""A worker's end of the stream to the client: frames in on one thread, frames out from any.
+"""A worker's end of the stream to the client: frames in on one thread at a time, frames out from any.
 
 The channel outlives connections (``skyward.link.session``): while the client is away, what is sent is kept.
+
+Frames are read by a thread of the channel's own, or by the thread that runs the tasks while that has none: a
+short task then costs no change of threads. The channel's thread notices when a task takes longer and reads
+itself, so that a cancel is heard.
 """
 
 from __future__ import annotations
@@ -10,21 +14,24 @@ import os
 import secrets
 import socket
 import threading
-from collections import deque
+import time
 from collections.abc import Callable
 from typing import Any
 
 from skyward.link import frames
-from skyward.link.frames import FrameError, Splitter
+from skyward.link.frames import FrameError
 from skyward.link.session import Inbox, Outbox
-from skyward.link.wire import READ_BYTES, received_fds
+from skyward.link.wire import READ_BYTES, Receiver
 
-_ANCILLARY = socket.CMSG_SPACE(64 * 4)
+WATCH_EVERY = 0.002
+"""Seconds between two looks at whether the thread that runs tasks still comes back to read."""
+QUIET_LOOKS = 50
+"""After so many looks in which it only waited for frames, it has to call when some come."""
 
 
 class Channel:
-    """Serves one client at a time on a listening socket. ``on_frame`` runs on the thread that calls
-    ``serve``.
+    """Serves one client at a time on a listening socket. ``on_frame`` runs on the thread that calls ``serve``
+    or ``lead``.
     """
 
     def __init__(self, listener: socket.socket, on_frame: Callable[[int, memoryview], None]) -> None:
@@ -33,11 +40,17 @@ class Channel:
         self._session = secrets.token_hex(8)
         self._outbox = Outbox()
         self._inbox = Inbox()
-        self._splitter = Splitter()
+        self._receiver = Receiver()
+        self.take_fd = self._receiver.take_fd
         self._sock: socket.socket | None = None
         self._lock = threading.Lock()
         self._acknowledged = threading.Condition(self._lock)
-        self._fds: deque[int] = deque()
+        self._reading = threading.Lock()
+        self._source: socket.socket | None = None  # what the holder of that lock reads
+        self._wanted = False  # the thread of the tasks would have led
+        self._is_led = False
+        self._turns = 0
+        self._called = threading.Event()
         self.passes_fds = True
 
     def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
@@ -63,12 +76,6 @@ class Channel:
         with self._acknowledged:
             self._acknowledged.wait_for(lambda: not self._outbox.waits, seconds)
 
-    def take_fd(self) -> int:
-        """Return the next descriptor that came along; the caller owns it. Only from within ``on_frame``."""
-        if not self._fds:
-            raise FrameError("a descriptor was announced but did not come")
-        return self._fds.popleft()
-
     def serve(self) -> None:
         """Accept the client, again and again, and hand its frames over. Returns when the listener is
         closed.
@@ -81,12 +88,55 @@ class Channel:
             with sock:
                 try:
                     self._greet(sock)
-                    self._read(sock)
+                    self._source = sock
+                    self._follow()
                 except (OSError, FrameError, ValueError):
                     pass
                 finally:
                     with self._lock:
                         self._sock = None
+
+    def lead(self, is_idle: Callable[[], bool]) -> bool:
+        """Wait for something to read, and read it. For the one thread that runs tasks, while it has none.
+
+        Returns False when there is something to do, or the channel's own thread is about to read.
+        """
+        if not self._reading.acquire(blocking=False):
+            self._wanted = True
+            return False
+        self._is_led = True
+        self._turns += 1
+        try:
+            return is_idle() and self._read_once()
+        finally:
+            self._is_led = False
+            self._reading.release()
+            if not self._called.is_set():
+                self._called.set()
+
+    def _follow(self) -> None:
+        """Read until the connection ends, while no other thread does."""
+        while self._source is not None:
+            with self._reading:
+                self._read_once()
+            if self._wanted:
+                self._wanted = False
+                self._watch()
+
+    def _watch(self) -> None:
+        """Leave reading to the thread that runs the tasks, until one keeps it or the connection ends."""
+        kept = quiet = 0
+        while self._source is not None and kept < 2:
+            turns = self._turns
+            time.sleep(WATCH_EVERY)
+            moved = self._turns != turns
+            kept = 0 if moved or self._is_led else kept + 1
+            quiet = quiet + 1 if self._is_led and not moved else 0
+            if quiet == QUIET_LOOKS:
+                quiet = 0
+                self._called.clear()
+                if self._is_led:
+                    self._called.wait()
 
     def _greet(self, sock: socket.socket) -> None:
         """Agree with the client on where the stream stands. A client of another session starts a new one."""
@@ -108,23 +158,28 @@ class Channel:
                 self._transmit(sock, data, fds)
             self._sock = sock
 
-    def _read(self, sock: socket.socket) -> None:
-        while True:
-            data, ancillary, _, _ = sock.recvmsg(READ_BYTES, _ANCILLARY)
-            if ancillary:
-                self._fds.extend(received_fds(ancillary))
-            if not data:
-                return
-            for kind, body in self._splitter.feed(data):
+    def _read_once(self) -> bool:
+        """Read what there is, waiting if there is nothing. Returns False when there is no connection."""
+        if self._source is None:
+            return False
+        try:
+            data, fds = self._receiver.read(self._source)
+            for kind, body in self._receiver.frames(data):
                 if kind == frames.ACK:
                     with self._lock:
                         self._outbox.acknowledge(frames.U64.unpack(body)[0])
                         self._acknowledged.notify_all()
                 else:
                     self._on_frame(kind, body)
-            acknowledgement = self._inbox.count(len(data), now=bool(ancillary))
-            if acknowledgement:
-                self.send(acknowledgement)
+        except (OSError, FrameError, ValueError):
+            data, fds = memoryview(b""), False
+        if not data:
+            self._source = None
+            return False
+        acknowledgement = self._inbox.count(len(data), now=fds)
+        if acknowledgement:
+            self.send(acknowledgement)
+        return True
 
 
 def _read_greeting(sock: socket.socket) -> tuple[int, dict[str, Any]]:

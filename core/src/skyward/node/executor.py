@@ -16,11 +16,10 @@ import ctypes
 import inspect
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from skyward.link import frames
 from skyward.link.frames import ResultFrame, TaskFrame
@@ -28,9 +27,6 @@ from skyward.link.pickling import Pickled, dumps_value, explain, loads
 from skyward.node.failures import pickle_failure
 from skyward.node.streams import InStream, OutStream, StreamClosed
 from skyward.runtime import current_task, shard_place
-
-if TYPE_CHECKING:
-    from skyward.output import TaskStream
 
 ABANDON_AFTER = 2.0
 """Seconds that a cancelled task in a thread has before its slot is given to a new thread."""
@@ -52,7 +48,10 @@ class Running:
 
 
 class Executor:
-    """The slots of one process. ``submit``, ``cancel`` and ``recall`` are called by the reading thread."""
+    """The slots of one process. ``submit``, ``cancel`` and ``recall`` are called by who reads frames.
+
+    With one slot, that is the slot itself while it has no task: by ``lead``.
+    """
 
     def __init__(
         self,
@@ -63,6 +62,8 @@ class Executor:
         name: Callable[[int], str],
         views: Callable[[tuple[int, ...]], list[memoryview]],
         after_task: Callable[[], None],
+        lead: Callable[[Callable[[], bool]], bool],
+        finish_output: Callable[[], None],
     ) -> None:
         self.slots = slots
         self._send = send
@@ -71,14 +72,16 @@ class Executor:
         self._name = name
         self._views = views
         self._after_task = after_task
-        self._queue: queue.SimpleQueue[TaskFrame | None] = queue.SimpleQueue()
+        self._lead = lead
+        self._finish_output = finish_output
+        self._queue: queue.SimpleQueue[TaskFrame] = queue.SimpleQueue()
         self._waiting: dict[int, TaskFrame] = {}
         self._running: dict[int, Running] = {}
         self._in_streams: dict[int, InStream] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_lock = threading.Lock()
 
-    # the reading thread
+    # who reads
 
     def submit(self, task: TaskFrame) -> None:
         for stream in (task.extra or {}).get("streams", ()):
@@ -157,9 +160,9 @@ class Executor:
 
     def _work(self) -> None:
         while True:
+            while self.slots == 1 and self._queue.empty() and self._lead(self._queue.empty):
+                pass
             task = self._queue.get()
-            if task is None:
-                return
             if self._waiting.pop(task.task, None) is None:
                 continue
             running = self._running[task.task] = Running(task)
@@ -186,8 +189,9 @@ class Executor:
                 status = frames.CANCELLED
             else:
                 status, pickled = frames.RAISED, pickle_failure(error)
-        for stream in (task.extra or {}).get("streams", ()):
-            self._in_streams.pop(stream).close()
+        if task.extra:
+            for stream in task.extra.get("streams", ()):
+                self._in_streams.pop(stream).close()
         if running.abandoned:
             return
         self._running.pop(task.task, None)
@@ -210,14 +214,13 @@ class Executor:
         current_task.set(name)
         function = self._function(task.code)
         args, kwargs = self._arguments(task)
-        place = (task.extra or {}).get("place")
-        if place is not None:
-            shard_place.set((place[0], place[1]))
+        if task.extra and "place" in task.extra:
+            first, count = task.extra["place"]
+            shard_place.set((first, count))
         try:
             return self._run_body(running, function, args, kwargs)
         finally:
-            for stream in (sys.stdout, sys.stderr):
-                cast("TaskStream", stream).finish()  # what was printed without a newline
+            self._finish_output()
 
     def _run_body(
         self, running: Running, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -227,7 +230,7 @@ class Executor:
         del args, kwargs
         if inspect.iscoroutine(value):
             value = self._await(running, value)
-        if (task.extra or {}).get("out"):
+        if task.extra and task.extra.get("out"):
             return self._stream_out(running, value), None
         try:
             return frames.OK, dumps_value(value)
@@ -240,15 +243,15 @@ class Executor:
         else:
             views = self._views(task.blobs)
             args, kwargs = loads(views[0], views[1:]) if task.data_is_blob else loads(task.data, views)
-        places = (task.extra or {}).get("places")
-        if places:
+        if task.extra and "places" in task.extra:
             args = list(args)
-            for place, stream in places:
+            for place, stream in task.extra["places"]:
                 if isinstance(place, int):
                     args[place] = self._in_streams[stream]
                 else:
                     kwargs[place] = self._in_streams[stream]
-        return tuple(args), kwargs
+            args = tuple(args)
+        return args, kwargs
 
     def _await(self, running: Running, coroutine: Any) -> Any:
         """Run a coroutine on the worker's loop; the slot waits for it."""

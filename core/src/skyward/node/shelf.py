@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from skyward.link import frames
-from skyward.link.blobs import map_file, memory_file
+from skyward.link.memory import map_file, memory_file
 from skyward.link.pickling import loads
 
 
@@ -39,7 +39,7 @@ class Shelf:
 
     def views(self, blobs: Sequence[int]) -> list[memoryview]:
         """Return fresh views; each task gets its own, so that writing to one doesn't show in another."""
-        return [memoryview(map_file(*self._files[blob])) for blob in blobs]
+        return [map_file(*self._files[blob]) for blob in blobs]
 
     def drop(self, blobs: Sequence[int]) -> None:
         for blob in blobs:

@@ -22,12 +22,13 @@ from typing import Any
 from skyward import runtime
 from skyward.link import frames
 from skyward.link.agentconfig import AGENT_SOCKET, AgentConfig, worker_socket
-from skyward.link.blobs import memory_file, write_all
+from skyward.link.blobs import file_of
 from skyward.link.frames import Splitter, TaskFrame
 from skyward.link.pickling import Pickled, loads
 from skyward.node.channel import Channel
 from skyward.node.executor import Executor
 from skyward.node.shelf import Functions, Shelf
+from skyward.output import TaskStream
 
 HOLDER = -1
 RETURN = 10.0
@@ -79,6 +80,7 @@ class Worker:
         self._config = config
         self._agent = agent
         self._channel = Channel(listener, self._on_frame)
+        self.output = (TaskStream("stdout", self._emit(0), 1), TaskStream("stderr", self._emit(1), 2))
         self._shelf = Shelf()
         self._modules: Any = None
         self._functions = Functions(
@@ -94,6 +96,8 @@ class Worker:
             self._functions.name,
             self._shelf.views,
             self._after_task,
+            self._channel.lead,
+            self._finish_output,
         )
         self._handlers: dict[int, Callable[[memoryview], None]] = {
             frames.TASK: lambda body: self.executor.submit(TaskFrame.unpack(body)),
@@ -114,7 +118,7 @@ class Worker:
     def start(self) -> None:
         threading.Thread(target=self._channel.serve, name="skyward-reader", daemon=True).start()
 
-    def emit(self, stream: int) -> Callable[[str, bool], None]:
+    def _emit(self, stream: int) -> Callable[[str, bool], None]:
         """Return what the standard stream ``stream`` (0: stdout, 1: stderr) calls with each line."""
         send = self._channel.send
 
@@ -123,6 +127,11 @@ class Worker:
             send(frames.frame(frames.OUTPUT, head + text.encode(errors="surrogateescape")))
 
         return line
+
+    def _finish_output(self) -> None:
+        """Have what a task printed without a newline sent."""
+        for stream in self.output:
+            stream.finish()
 
     def _on_frame(self, kind: int, body: memoryview) -> None:
         handler = self._handlers.get(kind)
@@ -191,11 +200,8 @@ class Worker:
             self._next_blob += 1
         size = view.nbytes
         if self._channel.passes_fds:
-            fd = memory_file()
-            write_all(fd, view)
-            self._channel.send(
-                frames.frame(frames.BLOB, frames.BLOB_HEAD.pack(number, size, frames.BY_FD)), (fd,)
-            )
+            head = frames.BLOB_HEAD.pack(number, size, frames.BY_FD)
+            self._channel.send(frames.frame(frames.BLOB, head), (file_of(view),))
             return number
         self._channel.send(frames.frame(frames.BLOB, frames.BLOB_HEAD.pack(number, size, frames.BY_CHUNKS)))
         head = frames.U64.pack(number)
@@ -256,13 +262,6 @@ def leave_on_sigterm(stack: contextlib.ExitStack) -> None:
     signal.signal(signal.SIGTERM, leave)
 
 
-def install_streams(worker: Worker) -> None:
-    from skyward.output import TaskStream
-
-    sys.stdout = TaskStream("stdout", worker.emit(0), 1)
-    sys.stderr = TaskStream("stderr", worker.emit(1), 2)
-
-
 def main() -> None:
     root, index, generation = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     agent = AgentLink(root, index, generation)
@@ -294,7 +293,7 @@ def main() -> None:
         agent.tell("ready", env=dict(os.environ))
         threading.Event().wait()
     worker = Worker(listener, config, agent, hooks)
-    install_streams(worker)
+    sys.stdout, sys.stderr = worker.output
     worker.start()
     agent.tell("ready")
     worker.executor.run()
