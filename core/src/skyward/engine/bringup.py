@@ -15,14 +15,16 @@ from skyward.engine.setup import agent_config, bootstrap, check_local_image
 from skyward.errors import (
     BootstrapError,
     ConfigError,
+    ConnectError,
     CredentialsError,
+    HostKeyError,
     NoOffersError,
     PluginError,
     ProvisioningError,
     SkywardError,
 )
 from skyward.events import Error, InstanceProvisioned, Log
-from skyward.link.local import LocalLink
+from skyward.link.links import Link, link_to
 from skyward.subscriptions import publish
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from skyward.link.modules import Project
     from skyward.spec import PoolSpec
 
-FATAL = (ConfigError, CredentialsError, PluginError, BootstrapError, NoOffersError)
+FATAL = (ConfigError, CredentialsError, PluginError, BootstrapError, HostKeyError, NoOffersError)
 """What trying again would not change."""
 LISTING_SECONDS = 1.0
 """Between two looks at whether a new machine has got an address."""
@@ -84,7 +86,7 @@ class NodeFactory:
             for remark in check_local_image(image):
                 publish(Error(pool=self._pool.name, message=remark))
 
-    async def make(self, rank: int) -> tuple[Node, LocalLink, Candidate]:
+    async def make(self, rank: int) -> tuple[Node, Link, Candidate]:
         """Return a ready node, tried as often as the spec allows. Raises the last error when none of that
         helped.
         """
@@ -103,7 +105,7 @@ class NodeFactory:
                 publish(Error(pool=self._pool.name, message=f"node {rank}, attempt {len(attempts)}: {error}"))
             await asyncio.sleep(spec.provision_retry_delay)
 
-    async def _try(self, rank: int) -> tuple[Node, LocalLink, Candidate]:
+    async def _try(self, rank: int) -> tuple[Node, Link, Candidate]:
         """Make a node, or end the machine that did not become one."""
         candidate, machine = await self._market.launch(
             self._pool, rank, owner=f"{os.uname().nodename}:{os.getpid()}"
@@ -150,14 +152,16 @@ class NodeFactory:
             ) from None
         return machine
 
-    async def _set_up(self, node: Node, candidate: Candidate, machine: Machine) -> LocalLink:
+    async def _set_up(self, node: Node, candidate: Candidate, machine: Machine) -> Link:
         assert machine.endpoint is not None
-        link = LocalLink(machine.endpoint)
+        link = link_to(machine.endpoint)
         spec = candidate.resolved
+        await node.reach(link, spec.ssh_timeout, spec.ssh_retry_interval)
         image, ops = self._images[id(spec)]
         node.status = "bootstrapping"
         try:
             async with asyncio.timeout(spec.bootstrap_timeout):
+                python = sys.executable
                 env = await bootstrap(node, link, image, ops)
                 config = agent_config(
                     spec,
@@ -167,9 +171,9 @@ class NodeFactory:
                     facts=self._facts(node.rank, machine),
                     env=env,
                     no_collections=self._topology.collections_error(),
-                    python=sys.executable,
+                    python=python,
                 )
-                await node.start(link, sys.executable, config)
+                await node.start(python, config)
         except TimeoutError:
             phase = node.phase or "agent"
             raise BootstrapError(
@@ -180,4 +184,10 @@ class NodeFactory:
                 rank=node.rank,
                 machine=machine.id,
             ) from None
+        except OSError as error:
+            raise ConnectError(
+                f"node {node.rank}: the connection was lost in phase {node.phase or 'agent'}: {error}",
+                rank=node.rank,
+                machine=machine.id,
+            ) from error
         return link

@@ -143,7 +143,10 @@ class Lane:
         Only where nothing has to go before it and nothing else runs: then no book of the loop's is touched
         by two.
         """
-        if task.code.id not in self._codes or self._batch or self.unanswered or self.slots != 1:
+        wire = self._wire
+        if wire is None or not wire.any_thread or self.slots != 1:
+            return False
+        if task.code.id not in self._codes or self._batch or self.unanswered:
             return False
         task.lane = self
         self.running = 1

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from skyward.engine.lane import Lane
-from skyward.errors import BootstrapError, ConnectError
+from skyward.errors import BootstrapError, ConnectError, HostKeyError
 from skyward.events import Instance, InstancePhase, Log, WorkerDied
 from skyward.link import frames
 from skyward.link.agentconfig import AGENT_SOCKET, AgentConfig, worker_socket
@@ -26,14 +26,12 @@ if TYPE_CHECKING:
 
     from skyward.engine.dispatch import Dispatcher
     from skyward.hooks.values import Machine
-    from skyward.link.local import LocalLink
+    from skyward.link.links import Link
     from skyward.link.wire import Wire
     from skyward.snapshot import NodeStatus
 
 PING_SECONDS = 5.0
 """Between two words to the agent: a fraction of the least silence it minds."""
-RECONNECT_DELAYS = (0.0, 0.01, 0.05, 0.2, 0.5, 1.0, 2.0)
-"""Seconds before each try to reach a worker again whose connection was cut; then the process is ended."""
 
 
 class FrameCounter:
@@ -93,23 +91,24 @@ class Node:
         self._attached: set[Lane] = set()
         self._control: Wire | None = None
         self._config: AgentConfig | None = None
-        self._link: LocalLink | None = None
+        self._link: Link | None = None
         self._up: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @contextmanager
-    def timed_phase(self, phase: str) -> Generator[None]:
-        """Report one phase of setting up: its start, its end, its duration."""
+    def timed_phase(self, phase: str) -> Generator[list[str]]:
+        """Report one phase of setting up: its start, its end, its duration, and what is put into the list."""
         begun = time.monotonic()
         self.phase = phase
         publish(InstancePhase(pool=self._pool, instance=self.instance, phase=phase, state="started"))
+        remarks: list[str] = []
         try:
-            yield
+            yield remarks
         except BaseException as error:
             detail = str(error) or type(error).__name__
             self._publish_phase(phase, "failed", time.monotonic() - begun, detail)
             raise
-        self._publish_phase(phase, "done", time.monotonic() - begun, "")
+        self._publish_phase(phase, "done", time.monotonic() - begun, "; ".join(remarks))
         self.phase = ""
 
     def _publish_phase(self, phase: str, state: Any, seconds: float, detail: str) -> None:
@@ -124,13 +123,21 @@ class Node:
             )
         )
 
-    async def start(self, link: LocalLink, python: str, config: AgentConfig) -> None:
+    async def reach(self, link: Link, timeout: float, interval: float) -> None:
+        """Connect to the machine. Raises ConnectError, HostKeyError or ConfigError; ends nothing."""
+        self._link = link
+        with self.timed_phase("connect") as remarks:
+            await link.reach(timeout, interval)
+            remarks += link.remarks
+
+    async def start(self, python: str, config: AgentConfig) -> None:
         """Start the agent and wait for every worker. Raises ConnectError or BootstrapError; ends nothing."""
-        self._link, self._config = link, config
+        assert self._link is not None
+        self._config = config
         self._up = asyncio.get_running_loop().create_future()
         self.status = "starting"
         with self.timed_phase("agent"):
-            await link.start_agent(python, config)
+            await self._link.start_agent(python, config)
             await self._open_control()
         self._spawn(self._ping())
         with self.timed_phase("worker"):
@@ -200,13 +207,17 @@ class Node:
 
     async def _find_agent(self) -> None:
         """The connection to the agent closed: it died, or only the connection did."""
-        for delay in RECONNECT_DELAYS:
+        assert self._link is not None
+        for delay in self._link.reconnect_delays:
             await asyncio.sleep(delay)
             try:
                 await self._open_control()
             except (ConnectionRefusedError, FileNotFoundError):
                 break
-            except OSError:
+            except HostKeyError as error:
+                self.lose(str(error))
+                return
+            except (OSError, ConnectError):
                 continue
             return
         self.lose("its agent is gone")
@@ -255,7 +266,7 @@ class Node:
     async def _connect(self, lane: Lane) -> None:
         """Connect a lane, or connect it again. Gives the process up after the last delay."""
         assert self._link is not None
-        for delay in RECONNECT_DELAYS:
+        for delay in self._link.reconnect_delays:
             if delay:
                 await asyncio.sleep(delay)
             if self._lanes.get(lane.index) is not lane:
@@ -269,7 +280,7 @@ class Node:
                     lambda: self._on_lane_closed(lane),
                     counter.on_received,
                 )
-            except (OSError, FrameError):
+            except (OSError, FrameError, ConnectError, HostKeyError):
                 continue
             if lane.session is not None and ready["session"] != lane.session:
                 wire.close()  # another process listens there already: ours is dead
@@ -368,6 +379,8 @@ class Node:
         if self._control is not None:
             self._control.close()
             self._control = None
+        if self._link is not None:
+            self._link.close()
 
     # what people see
 

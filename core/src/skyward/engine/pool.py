@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from skyward.engine.task import Batch
     from skyward.hooks.ports import Provider, ProviderConfig, Topology
     from skyward.hooks.values import Machine
-    from skyward.link.local import LocalLink
+    from skyward.link.links import Link
     from skyward.link.modules import Project
     from skyward.snapshot import PoolSnapshot
     from skyward.spec import Nodes, PoolSpec, Spec
@@ -301,7 +301,7 @@ class PoolEngine:
             self._provisioned = True
             publish(ClusterProvisioned(pool=self.name, provider=candidate.provider_name, nodes=machines))
 
-    async def _watch(self, node: Node, link: LocalLink) -> None:
+    async def _watch(self, node: Node, link: Link) -> None:
         await link.ended()
         node.lose("its agent is gone")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from skyward.hooks.facade import PoolHooks
     from skyward.hooks.values import Op
     from skyward.image import Image
-    from skyward.link.local import LocalLink
+    from skyward.link.links import Link
     from skyward.link.modules import Project
     from skyward.spec import PoolSpec
 
@@ -69,7 +69,7 @@ def _missing(requirements: Iterable[str]) -> tuple[list[str], list[str]]:
     return missing, unclear
 
 
-async def bootstrap(node: Node, link: LocalLink, image: Image, ops: tuple[Op, ...]) -> dict[str, str]:
+async def bootstrap(node: Node, link: Link, image: Image, ops: tuple[Op, ...]) -> dict[str, str]:
     """Run what the image and the plugins ask for on the node; return the environment of its workers."""
     env = dict(image.env)
     if image.shell_vars:
@@ -83,7 +83,7 @@ async def bootstrap(node: Node, link: LocalLink, image: Image, ops: tuple[Op, ..
     return env
 
 
-async def _run(node: Node, link: LocalLink, phase: str, op: Op, env: dict[str, str]) -> str:
+async def _run(node: Node, link: Link, phase: str, op: Op, env: dict[str, str]) -> str:
     status, output = await link.run(op, env)
     if status:
         shown = op if isinstance(op, str) else " ".join(op)

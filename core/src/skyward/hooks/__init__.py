@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from skyward.hooks.registry import find as find
     from skyward.hooks.registry import names as names
     from skyward.hooks.specs import hookimpl as hookimpl
+    from skyward.hooks.ssh import SSHShell as SSHShell
     from skyward.hooks.values import Claim as Claim
     from skyward.hooks.values import Cluster as Cluster
     from skyward.hooks.values import Endpoint as Endpoint
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from skyward.hooks.values import Offer as Offer
     from skyward.hooks.values import Op as Op
     from skyward.hooks.values import PoolRef as PoolRef
+    from skyward.hooks.values import SSHEndpoint as SSHEndpoint
     from skyward.hooks.values import Wanted as Wanted
 
 _TABLE = {
@@ -46,8 +48,9 @@ _TABLE = {
     "ports": "Console PoolView Provider ProviderConfig Topology",
     "registry": "COLLECTIONS CONSOLES GROUPS PLUGINS PROVIDERS TOPOLOGIES distribution_of find names",
     "specs": "hookimpl",
+    "ssh": "SSHShell",
     "values": "Claim Cluster Endpoint Formation LaunchCommand LaunchContext LocalEndpoint Machine Member"
-    " Offer Op PoolRef Wanted",
+    " Offer Op PoolRef SSHEndpoint Wanted",
 }
 _HOME = {name: module for module, exported in _TABLE.items() for name in exported.split()}
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
     from skyward.accelerators import Accelerator
     from skyward.spec import AllocationStrategy, Architecture, Nodes, Worker
 
@@ -102,7 +104,42 @@ class LocalEndpoint:
     root: str
 
 
-type Endpoint = LocalEndpoint
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SSHEndpoint:
+    """A machine reached by SSH: who logs in where, with which keys, and which folder is the machine's.
+
+    What is left out comes from ``~/.ssh/config``, the key agent and the default key files, if ``config``.
+    """
+
+    host: str
+    """An address, or an alias of ``~/.ssh/config``."""
+    port: int | None = None
+    user: str | None = None
+    keys: tuple[str, ...] = ()
+    """Paths of private keys; none: those that the agent and the configuration offer."""
+    key_data: str = field(default="", repr=False)
+    """A private key itself, in OpenSSH's format, where it exists only for this pool."""
+    host_keys: tuple[str, ...] = ()
+    """The machine's public keys, ``type base64``, where they are known beforehand: no other is accepted."""
+    first_contact: Literal["pin", "refuse"] = "pin"
+    """What becomes of a host whose key nobody knows: it is trusted from then on, or refused."""
+    jump: tuple[SSHEndpoint, ...] = ()
+    """Hosts to go through, in this order."""
+    config: bool = True
+    """Whether ``~/.ssh/config`` and ``~/.ssh/known_hosts`` are read."""
+    starting: bool = True
+    """Whether it may not be up yet: then a refused connection or login is tried again."""
+    folder: str = ".skyward/machine"
+    """The machine's own folder: absolute, or below the user's home."""
+
+    @property
+    def address(self) -> str:
+        """``user@host:port`` as far as it is known, for people."""
+        user = f"{self.user}@" if self.user else ""
+        return f"{user}{self.host}" + (f":{self.port}" if self.port else "")
+
+
+type Endpoint = LocalEndpoint | SSHEndpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from skyward.errors import ConnectError
 from skyward.hooks.values import LocalEndpoint
@@ -29,12 +29,17 @@ class LocalLink:
     """See the module. One per machine; everything is on the loop."""
 
     passes_fds = True
+    reconnect_delays: ClassVar[tuple[float, ...]] = (0.0, 0.01, 0.05, 0.2, 0.5, 1.0, 2.0)
 
     def __init__(self, endpoint: LocalEndpoint) -> None:
         self.root = endpoint.root
+        self.remarks: list[str] = []
         self._end: asyncio.Task[None] | None = None
 
-    async def run(self, command: str | tuple[str, ...], env: dict[str, str]) -> tuple[int, str]:
+    async def reach(self, timeout: float, interval: float) -> None:
+        """Nothing: it is here."""
+
+    async def run(self, command: str | tuple[str, ...], env: Mapping[str, str]) -> tuple[int, str]:
         """Run a shell line, or an argv, in the machine's folder; return its status and output, both streams
         in one.
         """
@@ -94,6 +99,9 @@ class LocalLink:
         """Return when the agent's process is gone."""
         if self._end is not None:
             await asyncio.shield(self._end)
+
+    def close(self) -> None:
+        """Nothing: a link holds nothing open."""
 
     async def open(
         self,

@@ -61,9 +61,11 @@ class Receiver:
 
 
 class Wire(Protocol):
-    """One connection. All methods belong to the loop's thread."""
+    """One connection. All methods belong to the loop's thread, but for what ``any_thread`` says."""
 
     passes_fds: bool
+    any_thread: bool
+    """Whether ``send`` may be called from any thread."""
 
     def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
         """Queue bytes, and descriptors that arrive with them and stay the caller's. Never blocks; dropped
@@ -91,6 +93,7 @@ class LocalWire:
     """A non-blocking unix socket on the running loop."""
 
     passes_fds = True
+    any_thread = True
 
     def __init__(
         self,

@@ -1,0 +1,67 @@
+"""What every link to a machine offers, and which link an endpoint wants. Used by ``skyward.engine``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from skyward.hooks.values import Endpoint
+    from skyward.link.agentconfig import AgentConfig
+    from skyward.link.wire import Wire
+
+
+class Link(Protocol):
+    """See ``skyward.link.local`` and ``skyward.link.ssh``. All on the loop."""
+
+    reconnect_delays: ClassVar[tuple[float, ...]]
+    """Seconds before each try to open a wire again that was cut; then what it led to is given up."""
+    remarks: list[str]
+    """What a person should know about how it was reached."""
+    root: str
+    """The machine's folder."""
+
+    async def reach(self, timeout: float, interval: float) -> None:
+        """Connect. Raises ConnectError, HostKeyError or ConfigError."""
+        ...
+
+    async def run(self, command: str | tuple[str, ...], env: Mapping[str, str]) -> tuple[int, str]:
+        """Run a shell line, or an argv, in the machine's folder; return its status and output."""
+        ...
+
+    async def start_agent(self, python: str, config: AgentConfig) -> None:
+        """Start the agent and wait until its socket is there. Raises ConnectError."""
+        ...
+
+    async def open(
+        self,
+        name: str,
+        greeting: dict[str, Any] | None,
+        on_frame: Callable[[int, memoryview], None],
+        on_closed: Callable[[], None],
+        on_received: Callable[[int, bool], None] = ...,
+    ) -> tuple[Wire, dict[str, Any]]:
+        """Connect to a socket of the machine. Raises OSError, or FrameError when who listens is not ours."""
+        ...
+
+    async def ended(self) -> None:
+        """Return when the agent is known to be gone, or the link is closed."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection. Idempotent; ends nothing on the machine."""
+        ...
+
+
+def link_to(endpoint: Endpoint) -> Link:
+    """Return a link to a machine; nothing is connected yet."""
+    from skyward.hooks.values import LocalEndpoint
+
+    if isinstance(endpoint, LocalEndpoint):
+        from skyward.link.local import LocalLink
+
+        return LocalLink(endpoint)
+    from skyward.link.ssh import SSHLink
+
+    return SSHLink(endpoint)
