@@ -21,7 +21,7 @@ from skyward.engine.ahead import Ahead
 from skyward.engine.deadlines import Deadlines
 from skyward.engine.free import FreeLanes
 from skyward.engine.lane import Lane, LaneHandler
-from skyward.engine.outcomes import crashed, interrupted, settle, timed_out
+from skyward.engine.outcomes import crashed, interrupted, not_brought, settle, timed_out
 from skyward.engine.relay import StreamRelay
 from skyward.engine.task import Outcome, Task
 from skyward.errors import NodeLostError, PoolStateError, SkywardError
@@ -73,6 +73,7 @@ class Dispatcher(LaneHandler):
         self._flushing = False
         self._pumping = False
         self._running: set[Task] = set()
+        self._uploads: dict[asyncio.Task[None], Task] = {}
         self._deadlines = Deadlines(self._loop, self._running, self._time_out)
         self._relay = StreamRelay(loop, blobs, packer)
         self._ahead = Ahead(self._loop, self._lanes, buffer)
@@ -104,7 +105,8 @@ class Dispatcher(LaneHandler):
 
     @property
     def queued(self) -> int:
-        return len(self._queue) + len(self._inbox) + sum(map(len, self._pinned.values()))
+        waiting = len(self._queue) + len(self._inbox) + len(self._uploads)
+        return waiting + sum(map(len, self._pinned.values()))
 
     @property
     def running(self) -> int:
@@ -119,7 +121,7 @@ class Dispatcher(LaneHandler):
 
     async def idle(self) -> None:
         """Wait until every task is over."""
-        while self.queued or any(lane.unanswered for lane in self._lanes):  # noqa: ASYNC110  (only at the end)
+        while self.queued or any(lane.load for lane in self._lanes):  # noqa: ASYNC110  (only at the end)
             await asyncio.sleep(IDLE_POLL)
 
     def add_lane(self, lane: Lane) -> None:
@@ -138,6 +140,8 @@ class Dispatcher(LaneHandler):
         for lane in self._lanes:
             lane.drop(blobs, codes)
             self._touch(lane)
+            if lane.node.depot is not None:
+                lane.node.depot.drop(blobs)
 
     def close(self, error: SkywardError) -> None:
         """Fail every task that is not over, now and later."""
@@ -147,6 +151,7 @@ class Dispatcher(LaneHandler):
         self._take_in()
         tasks = [*self._queue, *(task for pinned in self._pinned.values() for task in pinned)]
         tasks += [task for lane in self._lanes for task in lane.unanswered.values()]
+        tasks += self._uploads.values()
         self._queue.clear()
         self._pinned.clear()
         for task in tasks:
@@ -206,8 +211,11 @@ class Dispatcher(LaneHandler):
             if task is None:
                 useless.append(lane)
                 continue
-            lane.assign(task, now)
-            self._touch(lane)
+            if lane.lacks(task):
+                self._bring(lane, task)
+            else:
+                lane.assign(task, now)
+                self._touch(lane)
             self._free.offer(lane)
         for lane in useless:
             self._free.offer(lane)
@@ -223,8 +231,41 @@ class Dispatcher(LaneHandler):
                 task = self._next_for(lane)
                 if task is None:
                     break
+                if lane.lacks(task):
+                    self._enqueue(task, first=True)
+                    break
                 lane.assign(task, now)
             self._touch(lane)
+
+    def _bring(self, lane: Lane, task: Task) -> None:
+        """Have the values that a task needs brought to the node; it keeps its slot there meanwhile."""
+        lane.uploading += 1
+        upload = self._loop.create_task(self._assign_later(lane, task))
+        self._uploads[upload] = task
+        upload.add_done_callback(self._uploads.pop)
+
+    async def _assign_later(self, lane: Lane, task: Task) -> None:
+        blobs = (*task.blobs, *task.code.blobs)
+        for blob in blobs:
+            self._blobs.hold(blob)
+        problem: OSError | None = None
+        try:
+            await lane.bring(task)
+        except OSError as error:
+            problem = error
+        finally:
+            lane.uploading -= 1
+            for blob in blobs:
+                self._blobs.release(blob)
+        if problem is not None and not isinstance(problem, ConnectionError):
+            self._fail(task, not_brought(task, lane.node.rank, problem))
+        elif not task.done and lane.usable and problem is None:
+            lane.assign(task, self.now())
+            lane.flush()
+        elif not task.done:
+            self._enqueue(task, first=True)
+        self._free.offer(lane)
+        self._pump()
 
     def _touch(self, lane: Lane) -> None:
         """Have what was written to ``lane`` sent at the end of this turn of the loop."""

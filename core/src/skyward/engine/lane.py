@@ -12,12 +12,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from skyward.engine.incoming import Incoming
 from skyward.engine.task import Outcome, Task
 from skyward.link import frames
 from skyward.link.frames import ResultFrame, TaskFrame
-from skyward.link.memory import map_file, memory_file
 from skyward.link.session import Inbox, Outbox
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Lane:
         self.waiting: deque[Task] = deque()
         """The unanswered tasks that have not begun, oldest first; may hold some that are over."""
         self.running = 0
+        self.uploading = 0
+        """Tasks that have a slot here, and wait for their values to get to the node."""
         self.last_answer = 0.0
         self.recalling = False
         self.death: tuple[str, str] | None = None
@@ -57,28 +59,31 @@ class Lane:
         self._batch: list[bytes] = []
         self._order = threading.Lock()
         """Held while bytes are queued and sent: a caller's thread may do that too, see ``express``."""
-        self._incoming: dict[int, Any] = {}
-        self._filling: dict[int, tuple[int, int]] = {}
+        self._incoming = Incoming(index, generation, node.depot, self.on_frame)
         self._handlers: dict[int, Callable[[memoryview], None]] = {
             frames.RESULT: self._on_result,
             frames.OUTPUT: self._on_output,
             frames.ITEMS: self._on_items,
             frames.CREDIT: self._on_credit,
             frames.STREAM_CLOSE: self._on_stream_close,
-            frames.BLOB: self._on_blob,
-            frames.BLOB_CHUNK: self._on_chunk,
+            frames.BLOB: lambda body: self._incoming.on_blob(body, self._take_fd),
+            frames.BLOB_CHUNK: self._incoming.on_chunk,
             frames.RECALLED: self._on_recalled,
             frames.ACK: lambda body: self.outbox.acknowledge(frames.U64.unpack(body)[0]),
         }
 
     @property
     def load(self) -> int:
-        return len(self.unanswered)
+        return len(self.unanswered) + self.uploading
 
     @property
     def has_room(self) -> bool:
         """Whether a task sent now would begin at once."""
-        return self.usable and len(self.unanswered) < self.slots and not (self.single_use and self._codes)
+        return (
+            self.usable
+            and len(self.unanswered) + self.uploading < self.slots
+            and not (self.single_use and self._codes)
+        )
 
     # sending
 
@@ -124,7 +129,7 @@ class Lane:
         if self.running < self.slots:
             self.running += 1
             self._handler.on_started(task, now)
-            if self.running == self.load:
+            if self.running == len(self.unanswered):
                 self.last_answer = now
         else:
             self.waiting.append(task)
@@ -185,6 +190,10 @@ class Lane:
             return
         self._blobs.add(blob.id)
         self.flush()
+        if self.node.depot is not None and self.node.depot.has(blob):
+            head = frames.BLOB_HEAD.pack(blob.id, blob.size, frames.BY_FILE)
+            self._push(frames.frame(frames.BLOB, head))
+            return
         if self._wire is None or self._wire.passes_fds:
             head = frames.BLOB_HEAD.pack(blob.id, blob.size, frames.BY_FD)
             self._push(frames.frame(frames.BLOB, head), (os.dup(blob.fd),))
@@ -193,6 +202,19 @@ class Lane:
         number = frames.U64.pack(blob.id)
         for chunk in blob.chunks(frames.CHUNK):
             self._push(frames.frame(frames.BLOB_CHUNK, number + chunk))
+
+    def lacks(self, task: Task) -> bool:
+        """Whether the node must be brought something before this task can be sent."""
+        depot = self.node.depot
+        return depot is not None and not all(map(depot.has, self._needs(task)))
+
+    def _needs(self, task: Task) -> tuple[Blob, ...]:
+        return task.blobs if task.code.id in self._codes else (*task.blobs, *task.code.blobs)
+
+    async def bring(self, task: Task) -> None:
+        """Bring the node what the task needs. Raises OSError."""
+        if self.node.depot is not None:
+            await self.node.depot.bring(self._needs(task))
 
     def drop(self, blobs: list[int], codes: list[int]) -> None:
         blobs = [blob for blob in blobs if blob in self._blobs]
@@ -228,8 +250,10 @@ class Lane:
 
     def _on_result(self, body: memoryview) -> None:
         result = ResultFrame.unpack(body)
+        if self._incoming.parks(result.task, result.blobs, frames.RESULT, body):
+            return
         task = self.unanswered.pop(result.task, None)
-        views = [self._incoming.pop(blob) for blob in result.blobs]
+        views = self._incoming.take(result.blobs)
         if task is None:
             return
         outcome = Outcome(
@@ -268,7 +292,10 @@ class Lane:
     def _on_items(self, body: memoryview) -> None:
         number, count, blobs = frames.ITEMS_HEAD.unpack_from(body)
         start = frames.ITEMS_HEAD.size
-        views = [self._incoming.pop(blob) for blob in frames.read_ids(body[start : start + 8 * blobs])]
+        numbers = frames.read_ids(body[start : start + 8 * blobs])
+        if self._incoming.parks(number, numbers, frames.ITEMS, body):
+            return
+        views = self._incoming.take(numbers)
         task = self.unanswered.get(number)
         if task is not None and task.output is not None:
             task.output.add(bytes(body[start + 8 * blobs :]), views, count)
@@ -281,34 +308,16 @@ class Lane:
     def _on_stream_close(self, body: memoryview) -> None:
         self._handler.on_stream_close(frames.U64.unpack(body)[0])
 
-    def _on_blob(self, body: memoryview) -> None:
-        number, size, how = frames.BLOB_HEAD.unpack(body)
-        if how == frames.BY_FD and self._wire is not None:
-            fd = self._wire.take_fd()
-            try:
-                self._incoming[number] = map_file(fd, size)
-            finally:
-                os.close(fd)
-        else:
-            self._filling[number] = (memory_file(), size)
-
-    def _on_chunk(self, body: memoryview) -> None:
-        number = frames.U64.unpack_from(body)[0]
-        fd, size = self._filling[number]
-        done = os.lseek(fd, 0, os.SEEK_CUR) + os.write(fd, body[frames.U64.size :])
-        if done >= size:
-            del self._filling[number]
-            self._incoming[number] = map_file(fd, size)
-            os.close(fd)
+    def _take_fd(self) -> int:
+        if self._wire is None:
+            raise frames.FrameError("a descriptor without a wire")
+        return self._wire.take_fd()
 
     def close(self) -> None:
         self.usable = False
         self.detach()
         self.outbox.close()
-        for fd, _ in self._filling.values():
-            os.close(fd)
-        self._filling.clear()
-        self._incoming.clear()
+        self._incoming.close()
 
 
 class LaneHandler:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from skyward.engine.depot import Depot
 from skyward.engine.lane import Lane
 from skyward.errors import BootstrapError, ConnectError, HostKeyError
 from skyward.events import Instance, InstancePhase, Log, WorkerDied
@@ -92,6 +93,8 @@ class Node:
         self._control: Wire | None = None
         self._config: AgentConfig | None = None
         self._link: Link | None = None
+        self.depot: Depot | None = None
+        """Where large values go, on a machine that descriptors don't reach."""
         self._up: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -126,6 +129,8 @@ class Node:
     async def reach(self, link: Link, timeout: float, interval: float) -> None:
         """Connect to the machine. Raises ConnectError, HostKeyError or ConfigError; ends nothing."""
         self._link = link
+        if link.files is not None:
+            self.depot = Depot(link.files, self.command, link.reconnect_delays)
         with self.timed_phase("connect") as remarks:
             await link.reach(timeout, interval)
             remarks += link.remarks
@@ -343,7 +348,7 @@ class Node:
 
     @property
     def busy(self) -> bool:
-        return any(lane.unanswered for lane in self._lanes.values())
+        return any(lane.load for lane in self._lanes.values())
 
     def lose(self, reason: str) -> None:
         """The machine is gone, or as good as gone. Its tasks go back; the pool may replace it."""
@@ -379,6 +384,8 @@ class Node:
         if self._control is not None:
             self._control.close()
             self._control = None
+        if self.depot is not None:
+            self.depot.close()
         if self._link is not None:
             self._link.close()
 

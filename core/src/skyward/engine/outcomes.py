@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from skyward.errors import NodeLostError, TaskLostError, TaskTimeoutError
+from skyward.errors import NodeError, NodeLostError, TaskLostError, TaskTimeoutError
 
 if TYPE_CHECKING:
     from skyward.engine.task import Outcome, Task, TaskFuture
@@ -42,6 +42,11 @@ def interrupted(task: Task, rank: int, cause: str) -> NodeLostError:
     return NodeLostError(
         f"{task.name}() was lost {tries}; last on node {rank}: its process {cause}", rank=rank
     )
+
+
+def not_brought(task: Task, rank: int, cause: OSError) -> NodeError:
+    """Describe a task whose values could not be written to its node."""
+    return NodeError(f"{task.name}() can't run on node {rank}: {cause}", rank=rank)
 
 
 def crashed(task: Task, rank: int, cause: str, running: int) -> TaskLostError:

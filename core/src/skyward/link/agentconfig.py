@@ -30,6 +30,21 @@ def worker_socket(index: int) -> str:
     return f"w{index}.sock"
 
 
+def blob_file(blob: int) -> str:
+    """Return the name of the file in the machine's folder that holds one of the client's blobs."""
+    return f"b{blob}"
+
+
+def result_file(index: int, generation: int, number: int) -> str:
+    """Return the name of the file that holds one of a worker's blobs, until the client has it."""
+    return f"r{index}.{generation}.{number}"
+
+
+def is_value_file(name: str) -> bool:
+    """Whether it is the name of such a file."""
+    return name[:1] in ("b", "r") and name[1:].replace(".", "").isdigit()
+
+
 class AgentConfig:
     """Everything an agent needs to know. JSON on the wire; see ``to_json`` for the fields."""
 

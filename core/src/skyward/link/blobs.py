@@ -120,6 +120,11 @@ class BlobStore:
             self.bytes_stored += blob.size
         return blob
 
+    def hold(self, blob: Blob) -> None:
+        """Take one more reference to a blob that has one."""
+        with self._lock:
+            self._keep(blob)
+
     def _keep(self, blob: Blob) -> None:
         blob.refs += 1
         if self._idle.pop(blob.id, None) is not None:

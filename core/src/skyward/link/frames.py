@@ -57,7 +57,7 @@ TASK_HEAD = struct.Struct("<QIBII")  # task, code, flags, inline length, blob co
 RESULT_HEAD = struct.Struct("<QBIII")  # task, status, microseconds, inline length, blob count
 U64 = struct.Struct("<Q")
 CANCEL_BODY = struct.Struct("<QB")
-BLOB_HEAD = struct.Struct("<QQB")  # blob, size, how it comes: BY_FD or BY_CHUNKS
+BLOB_HEAD = struct.Struct("<QQB")  # blob, size, how it comes: BY_FD, BY_CHUNKS or BY_FILE
 ITEMS_HEAD = struct.Struct("<QII")  # stream, number of items, blob count
 CREDIT_BODY = struct.Struct("<QII")  # stream, items, bytes
 STREAM_END_HEAD = struct.Struct("<QB")  # stream, status
@@ -65,6 +65,7 @@ OUTPUT_HEAD = struct.Struct("<QBB")  # task (0: none), stream, overwrite
 
 BY_FD = 1
 BY_CHUNKS = 2
+BY_FILE = 3  # in the machine's folder, named by ``agentconfig``
 
 # flags of a task
 DATA_IS_BLOB = 1

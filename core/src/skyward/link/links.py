@@ -5,11 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from skyward.hooks.values import Endpoint
     from skyward.link.agentconfig import AgentConfig
     from skyward.link.wire import Wire
+
+
+class Files(Protocol):
+    """What a link offers that carries files."""
+
+    async def put(self, path: str, data: Iterable[bytes], mode: int = ...) -> None:
+        """Write a file: whole, or not at all. Raises ConnectionError when cut, OSError for the machine's."""
+        ...
+
+    def get(self, path: str, start: int = ...) -> AsyncIterator[bytes]:
+        """Read a file from its byte ``start`` on. Raises as ``put``."""
+        ...
 
 
 class Link(Protocol):
@@ -17,6 +29,8 @@ class Link(Protocol):
 
     reconnect_delays: ClassVar[tuple[float, ...]]
     """Seconds before each try to open a wire again that was cut; then what it led to is given up."""
+    files: Files | None
+    """How large values get there, where descriptors don't."""
     remarks: list[str]
     """What a person should know about how it was reached."""
     root: str

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from skyward.errors import ConnectError
 from skyward.hooks.values import LocalEndpoint
@@ -20,6 +20,9 @@ from skyward.link import frames
 from skyward.link.agentconfig import MACHINE_MARK, READY_LINE, AgentConfig, agent_argv
 from skyward.link.frames import FrameError
 from skyward.link.wire import LocalWire
+
+if TYPE_CHECKING:
+    from skyward.link.links import Files
 
 LAST_SECONDS = 5.0
 """The longest that a process may take to end which was told to."""
@@ -33,6 +36,7 @@ class LocalLink:
 
     def __init__(self, endpoint: LocalEndpoint) -> None:
         self.root = endpoint.root
+        self.files: Files | None = None
         self.remarks: list[str] = []
         self._end: asyncio.Task[None] | None = None
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from asyncssh import SSHClientProcess
 
     from skyward.hooks.values import SSHEndpoint
+    from skyward.link.links import Files
 
 LONGEST_SOCKET = 100
 """Bytes that a unix socket's path may have, here and there; Linux takes 107, macOS 103."""
@@ -146,6 +147,7 @@ class SSHLink(SSHShell):
 
     def __init__(self, endpoint: SSHEndpoint) -> None:
         super().__init__(endpoint)
+        self.files: Files | None = self
         self.remarks: list[str] = []
         self._python = ""
         self._starter: SSHClientProcess[bytes] | None = None

@@ -14,6 +14,7 @@ through it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import shutil
@@ -25,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from skyward.link.agentconfig import AGENT_SOCKET, MACHINE_MARK, READY_LINE, AgentConfig
+from skyward.link.agentconfig import AGENT_SOCKET, MACHINE_MARK, READY_LINE, AgentConfig, is_value_file
 from skyward.link.frames import COMMAND, HELLO, NOTICE, FrameError, Splitter, json_frame, read_json
 from skyward.node.deaths import OomCounter, describe_death
 from skyward.node.process import Child, end_group, end_marked, is_over, process_identity
@@ -231,6 +232,8 @@ class Agent:
                 self._ending = self._abandoned = True
             case "facts":
                 self.config.facts = command["facts"]
+            case "remove":
+                self._remove(command["names"])
             case "kill":
                 child = self._children.get(command["index"])
                 if child is not None and child.generation == command["generation"]:
@@ -238,6 +241,13 @@ class Agent:
                     end_group(child.pid, signal.SIGKILL)
             case _:
                 pass  # "ping", and whatever a newer client knows: hearing from it was the point
+
+    def _remove(self, names: list[str]) -> None:
+        """Remove files that hold the client's or a worker's values."""
+        for name in names:
+            if is_value_file(name):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(self.root, name))
 
     # workers
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from skyward.errors import SerializationError
 from skyward.link import frames
 from skyward.link.frames import ResultFrame, TaskFrame
 from skyward.link.pickling import Pickled, dumps_value, explain, loads
@@ -204,9 +205,13 @@ class Executor:
         elif not pickled.buffers and len(pickled.data) < frames.CHUNK:
             self._send(ResultFrame(task, status, micros, pickled.data).pack(), ())
         else:
-            self._send_pickle(
-                pickled, lambda data, blobs: ResultFrame(task, status, micros, data, blobs).pack()
-            )
+            try:
+                self._send_pickle(
+                    pickled, lambda data, blobs: ResultFrame(task, status, micros, data, blobs).pack()
+                )
+            except OSError as error:  # the disk is full
+                failure = SerializationError(f"there is no room on the node for the result: {error}")
+                self._answer(task, frames.RAISED, micros, pickle_failure(failure))
 
     def _call(self, running: Running) -> tuple[int, Pickled | None]:
         task = running.task

@@ -12,14 +12,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from skyward.link import frames
+from skyward.link.agentconfig import blob_file
 from skyward.link.memory import map_file, memory_file
 from skyward.link.pickling import loads
 
 
 class Shelf:
-    """Blobs by number. A blob is a private mapping: a task may write to it, and nobody else sees that."""
+    """Blobs by number. A blob is a private mapping: a task may write to it, and nobody else sees that.
 
-    def __init__(self) -> None:
+    ``root``: the machine's folder, where some of them are files.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
         self._files: dict[int, tuple[int, int]] = {}
         self._filling: dict[int, tuple[int, int]] = {}
 
@@ -27,6 +32,9 @@ class Shelf:
         blob, size, how = frames.BLOB_HEAD.unpack(body)
         if how == frames.BY_FD:
             self._files[blob] = (take_fd(), size)
+        elif how == frames.BY_FILE:
+            path = os.path.join(self._root, blob_file(blob))
+            self._files[blob] = (os.open(path, os.O_RDONLY | os.O_CLOEXEC), size)
         else:
             self._filling[blob] = (memory_file(), size)
 

@@ -21,9 +21,10 @@ from typing import Any
 
 from skyward import runtime
 from skyward.link import frames
-from skyward.link.agentconfig import AGENT_SOCKET, AgentConfig, worker_socket
+from skyward.link.agentconfig import AGENT_SOCKET, AgentConfig, result_file, worker_socket
 from skyward.link.blobs import file_of
 from skyward.link.frames import Splitter, TaskFrame
+from skyward.link.memory import write_all
 from skyward.link.pickling import Pickled, loads
 from skyward.node.channel import Channel
 from skyward.node.executor import Executor
@@ -41,12 +42,12 @@ class AgentLink:
     def __init__(self, root: str, index: int, generation: int) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.connect(os.path.join(root, AGENT_SOCKET))
-        self._index = index
-        self._generation = generation
+        self.index = index
+        self.generation = generation
         self._splitter = Splitter()
 
     def tell(self, event: str, **fields: Any) -> None:
-        message = {"event": event, "index": self._index, "generation": self._generation, **fields}
+        message = {"event": event, "index": self.index, "generation": self.generation, **fields}
         self._sock.sendall(frames.json_frame(frames.NOTICE, message))
 
     def configuration(self) -> AgentConfig:
@@ -76,12 +77,15 @@ class AgentLink:
 class Worker:
     """Connects a channel to an executor: what the client's frames do."""
 
-    def __init__(self, listener: socket.socket, config: AgentConfig, agent: AgentLink, hooks: Any) -> None:
+    def __init__(
+        self, root: str, listener: socket.socket, config: AgentConfig, agent: AgentLink, hooks: Any
+    ) -> None:
+        self._root = root
         self._config = config
         self._agent = agent
         self._channel = Channel(listener, self._on_frame)
         self.output = (TaskStream("stdout", self._emit(0), 1), TaskStream("stderr", self._emit(1), 2))
-        self._shelf = Shelf()
+        self._shelf = Shelf(root)
         self._modules: Any = None
         self._functions = Functions(
             self._shelf, hooks.task if hooks is not None else lambda function: function
@@ -203,10 +207,16 @@ class Worker:
             head = frames.BLOB_HEAD.pack(number, size, frames.BY_FD)
             self._channel.send(frames.frame(frames.BLOB, head), (file_of(view),))
             return number
-        self._channel.send(frames.frame(frames.BLOB, frames.BLOB_HEAD.pack(number, size, frames.BY_CHUNKS)))
-        head = frames.U64.pack(number)
-        for start in range(0, size, frames.CHUNK):
-            self._channel.send(frames.frame(frames.BLOB_CHUNK, head + view[start : start + frames.CHUNK]))
+        path = os.path.join(self._root, result_file(self._agent.index, self._agent.generation, number))
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, view)
+        except OSError:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(fd)
+        self._channel.send(frames.frame(frames.BLOB, frames.BLOB_HEAD.pack(number, size, frames.BY_FILE)))
         return number
 
     def _after_task(self) -> None:
@@ -292,7 +302,7 @@ def main() -> None:
     if index == HOLDER:
         agent.tell("ready", env=dict(os.environ))
         threading.Event().wait()
-    worker = Worker(listener, config, agent, hooks)
+    worker = Worker(root, listener, config, agent, hooks)
     sys.stdout, sys.stderr = worker.output
     worker.start()
     agent.tell("ready")

@@ -1,0 +1,100 @@
+"""A worker's large values on their way to the client, and the answers that wait for them.
+
+A value comes as a descriptor, in chunks, or as a file of the machine's, which is downloaded while other
+answers go on. Frames of one task keep their order. On the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from typing import TYPE_CHECKING
+
+from skyward.link import frames
+from skyward.link.agentconfig import result_file
+from skyward.link.memory import map_file, memory_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from skyward.engine.depot import Depot
+
+
+class Incoming:
+    """One lane's. ``on_frame`` gets a frame that had to wait."""
+
+    def __init__(
+        self, index: int, generation: int, depot: Depot | None, on_frame: Callable[[int, memoryview], None]
+    ) -> None:
+        self._index = index
+        self._generation = generation
+        self._depot = depot
+        self._on_frame = on_frame
+        self._views: dict[int, memoryview] = {}
+        self._filling: dict[int, tuple[int, int]] = {}
+        self._fetching: dict[int, asyncio.Task[None]] = {}
+        self._parked: dict[int, deque[tuple[int, bytes]]] = {}
+
+    def on_blob(self, body: memoryview, take_fd: Callable[[], int]) -> None:
+        number, size, how = frames.BLOB_HEAD.unpack(body)
+        if how == frames.BY_FD:
+            fd = take_fd()
+            try:
+                self._views[number] = map_file(fd, size)
+            finally:
+                os.close(fd)
+        elif how == frames.BY_FILE:
+            self._fetching[number] = asyncio.create_task(self._fetch(number, size))
+        else:
+            self._filling[number] = (memory_file(), size)
+
+    def on_chunk(self, body: memoryview) -> None:
+        number = frames.U64.unpack_from(body)[0]
+        fd, size = self._filling[number]
+        done = os.lseek(fd, 0, os.SEEK_CUR) + os.write(fd, body[frames.U64.size :])
+        if done >= size:
+            del self._filling[number]
+            self._views[number] = map_file(fd, size)
+            os.close(fd)
+
+    async def _fetch(self, number: int, size: int) -> None:
+        assert self._depot is not None
+        try:
+            self._views[number] = await self._depot.fetch(
+                result_file(self._index, self._generation, number), size
+            )
+        except OSError:  # the machine is gone, or as good as gone: its tasks go elsewhere
+            return
+        del self._fetching[number]
+        for task in list(self._parked):
+            self._hand_over(task)
+
+    def parks(self, task: int, blobs: Sequence[int], kind: int, body: memoryview) -> bool:
+        """Keep a frame that needs what has not arrived, or follows one that does; return whether it was."""
+        if task not in self._parked and not any(blob in self._fetching for blob in blobs):
+            return False
+        self._parked.setdefault(task, deque()).append((kind, bytes(body)))
+        return True
+
+    def _hand_over(self, task: int) -> None:
+        waiting = self._parked.pop(task)
+        while waiting:
+            kind, body = waiting.popleft()
+            self._on_frame(kind, memoryview(body))
+            if task in self._parked:  # it waits for another value: what came after it, too
+                self._parked[task].extend(waiting)
+                return
+
+    def take(self, blobs: Sequence[int]) -> list[memoryview]:
+        """Return values that have arrived; they are the caller's."""
+        return [self._views.pop(blob) for blob in blobs]
+
+    def close(self) -> None:
+        for fetch in self._fetching.values():
+            fetch.cancel()
+        for fd, _ in self._filling.values():
+            os.close(fd)
+        self._filling.clear()
+        self._views.clear()
+        self._parked.clear()
