@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from skyward.pool import NodeTarget
     from skyward.snapshot import NodeSnapshot, PoolSnapshot
     from skyward.spec import NodeSpec, Spec
+    from skyward.timing import Timing
 
 
 FILL_SECONDS = 0.001
@@ -274,6 +275,10 @@ class Pool:
     def snapshot(self) -> PoolSnapshot:
         """Describe the pool as it is now."""
         return self.sync.snapshot()
+
+    def timing(self) -> Timing:
+        """Tell where the time went until the nodes were ready."""
+        return self.sync.timing()
 
     def cost(self) -> float:
         """Return what the machines have cost so far in USD, by their listed prices."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from skyward.events import Log
     from skyward.snapshot import NodeSnapshot, PoolSnapshot
     from skyward.spec import NodeSpec
+    from skyward.timing import Timing
 
 type NodeTarget = Literal["head"] | int | None
 """The head node, a rank, or any node."""
@@ -195,6 +196,10 @@ class Pool:
     def snapshot(self) -> PoolSnapshot:
         """Describe the pool as it is now."""
         return self._engine.snapshot()
+
+    def timing(self) -> Timing:
+        """Tell where the time went until the nodes were ready; print it for a waterfall."""
+        return self._engine.timing()
 
     def cost(self) -> float:
         """Return what the machines have cost so far in USD, by their listed prices."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from skyward.engine.node import Node
@@ -107,6 +108,7 @@ class NodeFactory:
 
     async def _try(self, rank: int) -> tuple[Node, Link, Candidate]:
         """Make a node, or end the machine that did not become one."""
+        begun = time.monotonic()
         candidate, machine = await self._market.launch(
             self._pool, rank, owner=f"{os.uname().nodename}:{os.getpid()}"
         )
@@ -121,6 +123,7 @@ class NodeFactory:
                 self._dispatcher,
                 on_lost=self._on_lost,
                 on_log=self._on_log,
+                begun=begun,
             )
             publish(InstanceProvisioned(pool=self._pool.name, instance=node.instance))
             self._on_machine(node, candidate)

@@ -68,6 +68,7 @@ class Node:
         *,
         on_lost: Callable[[Node, str], None],
         on_log: Callable[[Log], None],
+        begun: float,
     ) -> None:
         self.rank = rank
         self.machine = machine
@@ -84,6 +85,10 @@ class Node:
             spot=machine.spot,
         )
         self.done = 0
+        self.begun = begun
+        """When it was wanted, by ``time.monotonic``."""
+        self.phases: list[tuple[str, float, float]] = [("launch", begun, time.monotonic())]
+        """What was done to set it up, each with its begin and its end."""
         self._pool = pool
         self._dispatcher = dispatcher
         self._on_lost = on_lost
@@ -111,7 +116,9 @@ class Node:
             detail = str(error) or type(error).__name__
             self._publish_phase(phase, "failed", time.monotonic() - begun, detail)
             raise
-        self._publish_phase(phase, "done", time.monotonic() - begun, "; ".join(remarks))
+        ended = time.monotonic()
+        self.phases.append((phase, begun, ended))
+        self._publish_phase(phase, "done", ended - begun, "; ".join(remarks))
         self.phase = ""
 
     def _publish_phase(self, phase: str, state: Any, seconds: float, detail: str) -> None:

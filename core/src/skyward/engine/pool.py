@@ -39,6 +39,7 @@ from skyward.hooks.values import Cluster, PoolRef
 from skyward.link.blobs import BlobStore
 from skyward.spec import PoolState
 from skyward.subscriptions import publish
+from skyward.timing import NodeTiming, Timing, without_gaps
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -92,6 +93,7 @@ class PoolEngine:
             on_pressure=self._on_pressure,
         )
         self.started = time.time()
+        self._opened = time.monotonic()
         self.batches: dict[int, Batch] = {}
         self.log: deque[Log] = deque(maxlen=LOG_KEPT)
         self._given = specs
@@ -377,6 +379,16 @@ class PoolEngine:
 
     def _drop(self, blobs: list[int], codes: list[int]) -> None:
         self.dispatcher.drop(blobs=blobs, codes=codes)
+
+    def timing(self) -> Timing:
+        """Tell how long what took until the nodes were ready. Safe from any thread."""
+        nodes = sorted(self.ready_nodes, key=lambda node: node.rank)
+        return Timing(
+            nodes=tuple(
+                NodeTiming(rank=node.rank, phases=without_gaps(list(node.phases), self._opened, node.begun))
+                for node in nodes
+            )
+        )
 
     def snapshot(self) -> PoolSnapshot:
         """Describe the pool as it is. Safe from any thread: reads only, and a torn read shows a moment's
