@@ -2,8 +2,9 @@
 
 Everything public hangs off this module, and nothing is loaded until it is asked for: names are found in a
 table of strings, and a name in CamelCase that is in none is a provider, found by its entry point
-(``sky.AWS`` is the one called ``aws``). The only place in the kernel that spells a provider's name is the
-block for type checkers below; a test proves it equal to the providers there are.
+(``sky.AWS`` is the one called ``aws``); that entry point's own name is the package it lives in, for what else
+the package has. The only place in the kernel that spells a provider's name is the block for type checkers
+below; a test proves it equal to the providers there are.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from types import ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import skyward_local
+    import skyward_ssh
     from skyward_local import Local as Local
+    from skyward_ssh import SSH as SSH
 
     from skyward import accelerators as accelerators
     from skyward import aio as aio
@@ -121,6 +125,8 @@ if TYPE_CHECKING:
     from skyward.subscriptions import subscribe as subscribe
 
     time = durations
+    local = skyward_local
+    ssh = skyward_ssh
     __version__: str
 
 # Where each public name is, by module of this package.
@@ -167,6 +173,8 @@ def _resolve(name: str) -> object:
         value = version("skyward-core")
     elif name[0].isupper():
         return _provider(name)  # not kept: the registry keeps it, and knows when to look again
+    elif name.islower() and not name.startswith("_") and not _is_submodule(name):
+        return _package(name)
     else:
         raise AttributeError(_unknown(name))
     globals()[name] = value
@@ -195,6 +203,29 @@ def _provider(name: str) -> object:
         if get_close_matches(name, [known for known in __dir__() if known[0].isupper()], cutoff=0.75):
             raise AttributeError(_unknown(name)) from error
         raise
+
+
+def _is_submodule(name: str) -> bool:
+    """Whether an import of ``skyward.<name>`` is what asks: it first asks for an attribute of that name."""
+    from importlib.util import find_spec
+
+    return find_spec(f"{__name__}.{name}") is not None
+
+
+def _package(name: str) -> object:
+    """Return the top-level package of the provider that is called exactly ``name``."""
+    from skyward.errors import MissingExtraError
+    from skyward.hooks import registry
+
+    try:
+        provider = registry.find(registry.PROVIDERS, name)
+    except MissingExtraError as error:
+        if f"'{__name__}[{name}]'" in str(error):  # one of ours, which is not installed
+            raise
+        raise AttributeError(_unknown(name)) from None
+    if provider.provider_name != name:
+        raise AttributeError(_unknown(name))
+    return importlib.import_module(provider.__module__.partition(".")[0])
 
 
 def _unknown(name: str) -> str:

@@ -26,6 +26,7 @@ PROVIDER = textwrap.dedent(
     class Moon:
         provider_name: ClassVar[str] = "moon"
         cluster: ClassVar[bool] = True
+        here: ClassVar[bool] = True
 
         def connect(self): ...
     """

@@ -24,6 +24,7 @@ class Acme:
 
     provider_name: ClassVar[str] = "acme"
     cluster: ClassVar[bool] = True
+    here: ClassVar[bool] = True
 
     region: str = "north"
     ports: tuple[str, ...] = ()
@@ -43,6 +44,7 @@ class Hosts:
 
     provider_name: ClassVar[str] = "hosts"
     cluster: ClassVar[bool] = False
+    here: ClassVar[bool] = True
 
     hosts: tuple[str, ...]
 

@@ -36,6 +36,7 @@ class Island:
 
     provider_name: ClassVar[str] = "island"
     cluster: ClassVar[bool] = False
+    here: ClassVar[bool] = True
 
     def connect(self) -> Any:
         raise AssertionError("a value does no I/O")

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from skyward.accelerators import Accelerator
     from skyward_local.provider import LocalProvider
 
 H100S = "NVIDIA H100 80GB HBM3, 81559\n" * 2
@@ -131,35 +130,3 @@ def test_cards_are_offered_when_there_are_enough(
         (offer.accelerator, offer.accelerator_count, round(offer.accelerator_memory_gb)) for offer in found
     ]
     assert described == ([("H100", 2, 86)] if fits else [])
-
-
-@pytest.mark.parametrize(
-    ("report", "accelerator", "is_one"),
-    [
-        ("NVIDIA A100-SXM4-80GB, 81920", accelerators.A100(), True),
-        ("NVIDIA A100-SXM4-40GB, 40960", accelerators.A100(), False),
-        ("NVIDIA A100-SXM4-40GB, 40960", accelerators.A100(memory="40GB"), True),
-        ("NVIDIA H100 80GB HBM3, 81559", accelerators.H100(form_factor="SXM"), True),
-        ("NVIDIA H100 PCIe, 81559", accelerators.H100(form_factor="SXM"), False),
-        ("NVIDIA H100 PCIe, 81559", accelerators.H100(form_factor="PCIe"), True),
-        ("NVIDIA H100 NVL, 95830", accelerators.H100(form_factor="NVL"), True),
-        ("NVIDIA H200, 143771", accelerators.H200(), True),
-        ("NVIDIA H200, 143771", accelerators.H100(), False),
-        ("NVIDIA L40S, 46068", accelerators.from_name("L4"), False),
-        ("NVIDIA L40S, 46068", accelerators.from_name("L40"), False),
-        ("NVIDIA L4, 23034", accelerators.from_name("L4"), True),
-        ("Tesla T4, 15360", accelerators.from_name("T4"), True),
-        ("Tesla K80, 11441", accelerators.from_name("K80"), True),
-        ("Tesla V100-SXM2-16GB, 16160", accelerators.V100(memory="16GB"), True),
-        ("NVIDIA GeForce RTX 4070 Ti SUPER, 16376", accelerators.from_name("RTX 4070"), False),
-        ("NVIDIA GeForce RTX 4070 Ti SUPER, 16376", accelerators.from_name("RTX 4070 Ti"), False),
-        ("NVIDIA GeForce RTX 4070 Ti SUPER, 16376", accelerators.from_name("RTX 4070 Ti Super"), True),
-        ("NVIDIA GeForce RTX 4090, 24564", accelerators.from_name("RTX 4090"), True),
-        ("NVIDIA RTX 6000 Ada Generation, 49140", accelerators.from_name("RTX 6000 Ada"), True),
-        ("NVIDIA RTX A6000, 49140", accelerators.from_name("RTX 6000 Ada"), False),
-        ("NVIDIA GB10, [N/A]", accelerators.Custom("GB10", memory="128GB"), True),
-    ],
-)
-def test_a_card_is_known_by_its_driver_name(report: str, accelerator: Accelerator, is_one: bool) -> None:
-    (card,) = hardware.parse(report)
-    assert hardware.is_a(card, accelerator) is is_one

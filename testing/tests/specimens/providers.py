@@ -38,6 +38,7 @@ ACCOUNTS: dict[str, dict[str, Machine]] = defaultdict(dict)
 class Shelf:
     provider_name: ClassVar[str] = "shelf"
     cluster: ClassVar[bool] = False
+    here: ClassVar[bool] = True
 
     account: str
     defect: str = ""

@@ -12,7 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from skyward.engine.node import Node
-from skyward.engine.setup import agent_config, bootstrap, check_local_image
+from skyward.engine.remote import Prepared, set_up
+from skyward.engine.setup import agent_config, bootstrap, check_local_image, remote_recipe
 from skyward.errors import (
     BootstrapError,
     ConfigError,
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 
     from skyward.engine.dispatch import Dispatcher
     from skyward.engine.market import Candidate, Market
+    from skyward.engine.recipe import Recipe
     from skyward.hooks.facade import PoolHooks
-    from skyward.hooks.ports import Topology
+    from skyward.hooks.ports import ProviderConfig, Topology
     from skyward.hooks.values import Cluster, Machine, Op, PoolRef
     from skyward.image import Image
     from skyward.link.modules import Project
@@ -76,21 +78,27 @@ class NodeFactory:
         self._on_log = on_log
         self._on_machine = on_machine
         self._images: dict[int, tuple[Image, tuple[Op, ...]]] = {}
+        self._recipes: dict[int, asyncio.Task[Recipe]] = {}
 
-    def prepare(self, specs: Iterable[PoolSpec]) -> None:
+    def prepare(self, specs: Iterable[tuple[PoolSpec, ProviderConfig]]) -> None:
         """Ask the plugins once for what every node is set up with. Raises ConfigError for what can't be had
         here.
         """
-        for spec in specs:
+        for spec, config in specs:
             image = self._hooks.image(spec.image, self._cluster())
             self._images[id(spec)] = image, self._hooks.bootstrap(self._cluster())
-            for remark in check_local_image(image):
-                publish(Error(pool=self._pool.name, message=remark))
+            if config.here:
+                for remark in check_local_image(image):
+                    publish(Error(pool=self._pool.name, message=remark))
+            else:
+                make = asyncio.to_thread(remote_recipe, image, spec.plugins, spec.bootstrap_timeout)
+                self._recipes[id(spec)] = asyncio.create_task(make)
 
     async def make(self, rank: int) -> tuple[Node, Link, Candidate]:
         """Return a ready node, tried as often as the spec allows. Raises the last error when none of that
         helped.
         """
+        await asyncio.gather(*self._recipes.values())  # what can't be asked of a node costs no machine
         spec = self._market.candidates[0].resolved
         attempts: list[BaseException] = []
         while True:
@@ -160,33 +168,22 @@ class NodeFactory:
         link = link_to(machine.endpoint)
         spec = candidate.resolved
         await node.reach(link, spec.ssh_timeout, spec.ssh_retry_interval)
-        image, ops = self._images[id(spec)]
         node.status = "bootstrapping"
         try:
-            async with asyncio.timeout(spec.bootstrap_timeout):
-                python = sys.executable
-                env = await bootstrap(node, link, image, ops)
-                config = agent_config(
-                    spec,
-                    self._hooks,
-                    self._project,
-                    rank=node.rank,
-                    facts=self._facts(node.rank, machine),
-                    env=env,
-                    no_collections=self._topology.collections_error(),
-                    python=python,
-                )
-                await node.start(python, config)
-        except TimeoutError:
-            phase = node.phase or "agent"
-            raise BootstrapError(
-                f"node {node.rank} was not ready {spec.bootstrap_timeout:g} s after its start "
-                f"(phase {phase}); "
-                "Options(bootstrap_timeout=...) waits longer",
-                phase=phase,
+            prepared = await self._prepared(node, link, spec)
+            config = agent_config(
+                spec,
+                self._hooks,
+                self._project,
                 rank=node.rank,
-                machine=machine.id,
-            ) from None
+                facts=self._facts(node.rank, machine),
+                prepared=prepared,
+                no_collections=self._topology.collections_error(),
+            )
+            async with asyncio.timeout(spec.bootstrap_timeout):
+                await node.start(prepared.python, config)
+        except TimeoutError:
+            raise _too_slow(node, machine, spec.bootstrap_timeout) from None
         except OSError as error:
             raise ConnectError(
                 f"node {node.rank}: the connection was lost in phase {node.phase or 'agent'}: {error}",
@@ -194,3 +191,23 @@ class NodeFactory:
                 machine=machine.id,
             ) from error
         return link
+
+    async def _prepared(self, node: Node, link: Link, spec: PoolSpec) -> Prepared:
+        """Give a machine its environment. Raises BootstrapError, or ConfigError for what can't be had."""
+        image, ops = self._images[id(spec)]
+        recipe = self._recipes.get(id(spec))
+        if recipe is not None and link.files is not None:
+            return await set_up(node, link.files, recipe.result(), ops)
+        async with asyncio.timeout(spec.bootstrap_timeout):
+            return Prepared(python=sys.executable, env=await bootstrap(node, link, image, ops))
+
+
+def _too_slow(node: Node, machine: Machine, seconds: float) -> BootstrapError:
+    phase = node.phase or "agent"
+    return BootstrapError(
+        f"node {node.rank} was not ready {seconds:g} s after its start (phase {phase}); "
+        "Options(bootstrap_timeout=...) waits longer",
+        phase=phase,
+        rank=node.rank,
+        machine=machine.id,
+    )

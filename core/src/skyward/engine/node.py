@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -204,6 +204,17 @@ class Node:
             case _:
                 pass
 
+    async def _tries(self) -> AsyncGenerator[None]:
+        """Wait before each try to open a wire again, and stop when it has been tried for long enough."""
+        assert self._link is not None
+        begun = time.monotonic()
+        for delay in self._link.reconnect_delays:
+            if delay:
+                await asyncio.sleep(delay)
+            if time.monotonic() - begun > self._link.patience:
+                return
+            yield
+
     async def _open_control(self) -> None:
         """Connect to the agent; what it had to say meanwhile comes first."""
         assert self._link is not None
@@ -219,9 +230,7 @@ class Node:
 
     async def _find_agent(self) -> None:
         """The connection to the agent closed: it died, or only the connection did."""
-        assert self._link is not None
-        for delay in self._link.reconnect_delays:
-            await asyncio.sleep(delay)
+        async for _ in self._tries():
             try:
                 await self._open_control()
             except (ConnectionRefusedError, FileNotFoundError):
@@ -278,9 +287,7 @@ class Node:
     async def _connect(self, lane: Lane) -> None:
         """Connect a lane, or connect it again. Gives the process up after the last delay."""
         assert self._link is not None
-        for delay in self._link.reconnect_delays:
-            if delay:
-                await asyncio.sleep(delay)
+        async for _ in self._tries():
             if self._lanes.get(lane.index) is not lane:
                 return
             counter = FrameCounter(lane)

@@ -153,7 +153,7 @@ class PoolEngine:
         """
         self._starting = asyncio.current_task()
         publish(ClusterRequested(pool=self.name, provider=self._provider_name, spec=self.spec))
-        self._factory.prepare(resolved for _, resolved, _ in self._given)
+        self._factory.prepare((resolved, config) for _, resolved, config in self._given)
         self.state = PoolState.REQUESTING
         await self._market.survey()
         for provider in self._market.connected:

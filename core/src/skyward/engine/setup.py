@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from skyward.errors import BootstrapError, ConfigError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from skyward.engine.node import Node
+    from skyward.engine.recipe import Recipe
+    from skyward.engine.remote import Prepared
     from skyward.hooks.facade import PoolHooks
     from skyward.hooks.values import Op
     from skyward.image import Image
@@ -98,6 +101,20 @@ async def _run(node: Node, link: Link, phase: str, op: Op, env: dict[str, str]) 
     return output
 
 
+def remote_recipe(image: Image, plugins: Iterable[object], timeout: float) -> Recipe:
+    """Find out what a node that is somewhere else is set up with. Reads files: for a thread.
+
+    ``timeout``: seconds without progress. Raises ConfigError for what a node can't be asked for.
+    """
+    from skyward.engine.includes import bundle_of
+    from skyward.engine.recipe import make_recipe
+    from skyward.engine.wheels import cargo_for
+
+    bundle = bundle_of(image.includes, image.excludes)
+    recipe = make_recipe(image, cargo_for(image.skyward_source, plugins), bundle)
+    return replace(recipe, timeout=timeout)
+
+
 def agent_config(
     spec: PoolSpec,
     hooks: PoolHooks,
@@ -105,9 +122,8 @@ def agent_config(
     *,
     rank: int,
     facts: dict[str, Any],
-    env: dict[str, str],
+    prepared: Prepared,
     no_collections: str | None,
-    python: str,
 ) -> AgentConfig:
     """Put together what a node's agent is told."""
     executor = "process" if spec.worker.executor == "process" else "thread"
@@ -116,12 +132,12 @@ def agent_config(
         num_nodes=int(facts.get("total_nodes", 1)),
         head_addr=str(facts.get("head_addr", "")),
         private_ip="",
-        python=python,
+        python=prepared.python,
         concurrency=spec.worker.concurrency,
         executor=executor,
     )
     command = hooks.launch(
-        LaunchCommand(launcher=(python, "-P"), entrypoint=("-m", "skyward.node.worker")), context
+        LaunchCommand(launcher=(prepared.python, "-P"), entrypoint=("-m", "skyward.node.worker")), context
     )
     plugins, sources = "", []
     if spec.plugins:
@@ -134,7 +150,8 @@ def agent_config(
         concurrency=spec.worker.concurrency,
         reuse=spec.worker.reuse_processes,
         launch=list(command.argv),
-        env=env,
+        env=dict(prepared.env),
+        cwd=prepared.cwd,
         facts=facts,
         plugins=plugins,
         sources=sources,

@@ -29,6 +29,9 @@ class ProviderConfig(Protocol):
     cluster: ClassVar[bool]
     """Whether nodes of this provider can reach each other unless the user says otherwise."""
 
+    here: ClassVar[bool]
+    """Whether its machines are this computer: then nodes run in the script's own environment, as it is."""
+
     def connect(self) -> Provider:
         """Return the live provider. Called once a pool, on the engine's loop; opens nothing by itself."""
         ...

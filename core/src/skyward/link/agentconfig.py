@@ -51,6 +51,7 @@ class AgentConfig:
     __slots__ = (
         "around_worker",
         "concurrency",
+        "cwd",
         "env",
         "executor",
         "facts",
@@ -76,6 +77,7 @@ class AgentConfig:
         sources: list[dict[str, Any]] | None = None,
         around_worker: bool = False,
         no_collections: str | None = None,
+        cwd: str | None = None,
     ) -> None:
         self.ttl = ttl
         """Seconds without a word from the client after which the agent ends the machine."""
@@ -85,6 +87,8 @@ class AgentConfig:
         self.launch = launch
         """The worker's command, without its own arguments."""
         self.env = env
+        self.cwd = cwd
+        """Where the workers run; None: in the machine's folder."""
         self.facts = facts
         self.plugins = plugins
         """The plugins, pickled, in base64; empty when there are none."""

@@ -51,7 +51,7 @@ class SSHConnection:
         self.forwards_sockets = True
         self.pinned = ""
         """The fingerprint of a host key that was trusted because nobody knew another."""
-        self._lock = asyncio.Lock()
+        self._attempt: asyncio.Task[SSHClientConnection] | None = None
         self._conn: SSHClientConnection | None = None
         self._users = 0
 
@@ -67,20 +67,30 @@ class SSHConnection:
 
     def release(self) -> None:
         """Close it, if nobody else uses it."""
-        self._users -= 1
+        self._users = max(0, self._users - 1)
         if not self._users and self._conn is not None:
             self._conn.close()
             self._conn = None
 
     async def get(self) -> SSHClientConnection:
-        """Return the live connection, made now if there is none.
+        """Return the live connection, made now if there is none; whoever asks meanwhile gets the same.
 
         Raises HostKeyError, ConnectError when the login is refused, ConfigError, and OSError.
         """
-        async with self._lock:
-            if self._conn is None or self._conn.is_closed():
-                self._conn = await self._connect()
-            return self._conn
+        if self._conn is None or self._conn.is_closed():
+            if self._attempt is None:
+                self._attempt = asyncio.create_task(self._connect())
+                self._attempt.add_done_callback(self._attempted)
+            return await asyncio.shield(self._attempt)
+        return self._conn
+
+    def _attempted(self, attempt: asyncio.Task[SSHClientConnection]) -> None:
+        self._attempt = None
+        if attempt.cancelled() or attempt.exception() is not None:
+            return
+        self._conn = attempt.result()
+        if not self._users:  # nobody waited for it
+            self.release()
 
     async def _connect(self) -> SSHClientConnection:
         await _load()

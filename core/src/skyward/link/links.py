@@ -24,13 +24,36 @@ class Files(Protocol):
         ...
 
 
+class Remote(Files, Protocol):
+    """What a machine somewhere else can do before its agent runs."""
+
+    root: str
+    """The machine's folder: absolute, private, where commands run."""
+
+    async def run(
+        self,
+        command: str | tuple[str, ...],
+        env: Mapping[str, str],
+        *,
+        stdin: bytes = ...,
+        on_line: Callable[[str], None] | None = ...,
+    ) -> tuple[int, str]:
+        """Run a shell line or an argv; return its status and output, both streams in one.
+
+        ``env`` shows in no list of processes. ``on_line`` gets each line as it comes.
+        """
+        ...
+
+
 class Link(Protocol):
     """See ``skyward.link.local`` and ``skyward.link.ssh``. All on the loop."""
 
     reconnect_delays: ClassVar[tuple[float, ...]]
     """Seconds before each try to open a wire again that was cut; then what it led to is given up."""
-    files: Files | None
-    """How large values get there, where descriptors don't."""
+    patience: ClassVar[float]
+    """Seconds after the cut in which a try is begun."""
+    files: Remote | None
+    """The machine as one that is somewhere else; None where it is this computer."""
     remarks: list[str]
     """What a person should know about how it was reached."""
     root: str

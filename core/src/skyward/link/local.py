@@ -22,7 +22,7 @@ from skyward.link.frames import FrameError
 from skyward.link.wire import LocalWire
 
 if TYPE_CHECKING:
-    from skyward.link.links import Files
+    from skyward.link.links import Remote
 
 LAST_SECONDS = 5.0
 """The longest that a process may take to end which was told to."""
@@ -33,10 +33,11 @@ class LocalLink:
 
     passes_fds = True
     reconnect_delays: ClassVar[tuple[float, ...]] = (0.0, 0.01, 0.05, 0.2, 0.5, 1.0, 2.0)
+    patience: ClassVar[float] = 60.0
 
     def __init__(self, endpoint: LocalEndpoint) -> None:
         self.root = endpoint.root
-        self.files: Files | None = None
+        self.files: Remote | None = None
         self.remarks: list[str] = []
         self._end: asyncio.Task[None] | None = None
 

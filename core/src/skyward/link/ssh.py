@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from asyncssh import SSHClientProcess
 
     from skyward.hooks.values import SSHEndpoint
-    from skyward.link.links import Files
+    from skyward.link.links import Remote
 
 LONGEST_SOCKET = 100
 """Bytes that a unix socket's path may have, here and there; Linux takes 107, macOS 103."""
 READ_BYTES = 1 << 18
+GREETING_SECONDS = 10.0
+"""A worker answers at once, whatever its task does."""
 
 _FORBIDDEN = (1, 3)  # SSH_OPEN_ADMINISTRATIVELY_PROHIBITED, SSH_OPEN_UNKNOWN_CHANNEL_TYPE
 
@@ -142,12 +144,12 @@ class SSHLink(SSHShell):
     """A link to a machine of ours: as ``skyward.link.links.Link``."""
 
     passes_fds = False
-    reconnect_delays: ClassVar[tuple[float, ...]] = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, *(8.0,) * 6)
-    """Seconds before each try to open a wire again; then what it led to is given up."""
+    reconnect_delays: ClassVar[tuple[float, ...]] = (0.0, 0.1, 0.3, 1.0, 2.0, *(4.0,) * 20)
+    patience: ClassVar[float] = 45.0
 
     def __init__(self, endpoint: SSHEndpoint) -> None:
         super().__init__(endpoint)
-        self.files: Files | None = self
+        self.files: Remote | None = self
         self.remarks: list[str] = []
         self._python = ""
         self._starter: SSHClientProcess[bytes] | None = None
@@ -207,7 +209,8 @@ class SSHLink(SSHShell):
         wire = SSHWire(on_frame, on_closed, on_received)
         await self._open_channel(f"{self.root}/{name}", wire)
         try:
-            answer = await wire.greet(greeting) if greeting is not None else {}
+            async with asyncio.timeout(GREETING_SECONDS):
+                answer = await wire.greet(greeting) if greeting is not None else {}
         except BaseException:
             wire.close()
             raise

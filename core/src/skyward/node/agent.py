@@ -80,6 +80,8 @@ class Agent:
         wakeup = self._signals()
         with open(os.path.join(self.root, "agent.pid"), "w") as file:
             file.write(process_identity(os.getpid()))
+        if self.config.cwd is not None:
+            os.chdir(self.config.cwd)
         if self.config.executor == "process" and self.config.around_worker:
             self._start(-1)
         else:

@@ -10,7 +10,9 @@ itself, so that a cancel is heard.
 from __future__ import annotations
 
 import array
+import contextlib
 import os
+import queue
 import secrets
 import socket
 import threading
@@ -46,6 +48,7 @@ class Channel:
         self._lock = threading.Lock()
         self._acknowledged = threading.Condition(self._lock)
         self._reading = threading.Lock()
+        self._peer: socket.socket | None = None
         self._source: socket.socket | None = None  # what the holder of that lock reads
         self._wanted = False  # the thread of the tasks would have led
         self._is_led = False
@@ -77,15 +80,12 @@ class Channel:
             self._acknowledged.wait_for(lambda: not self._outbox.waits, seconds)
 
     def serve(self) -> None:
-        """Accept the client, again and again, and hand its frames over. Returns when the listener is
-        closed.
-        """
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
+        """Serve the client, again and again, until the listener is closed."""
+        accepted: queue.SimpleQueue[socket.socket | None] = queue.SimpleQueue()
+        threading.Thread(target=self._accept, args=(accepted,), name="skyward-door", daemon=True).start()
+        while (sock := accepted.get()) is not None:
             with sock:
+                self._peer = sock
                 try:
                     self._greet(sock)
                     self._source = sock
@@ -95,6 +95,20 @@ class Channel:
                 finally:
                     with self._lock:
                         self._sock = None
+
+    def _accept(self, accepted: queue.SimpleQueue[socket.socket | None]) -> None:
+        """Take whoever comes. A client that comes again has left, even if nobody told us."""
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                accepted.put(None)
+                return
+            left = self._peer
+            if left is not None:
+                with contextlib.suppress(OSError):
+                    left.shutdown(socket.SHUT_RDWR)
+            accepted.put(sock)
 
     def lead(self, is_idle: Callable[[], bool]) -> bool:
         """Wait for something to read, and read it. For the one thread that runs tasks, while it has none.

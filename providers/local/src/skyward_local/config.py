@@ -24,6 +24,7 @@ class Local:
 
     provider_name: ClassVar[str] = "local"
     cluster: ClassVar[bool] = False
+    here: ClassVar[bool] = True
 
     root: str | None = None
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from skyward.hooks.hardware import NVIDIA_SMI, Card, Hardware, read_cards
 from skyward.hooks.values import Offer
 
 if TYPE_CHECKING:
-    from skyward.accelerators import Accelerator
     from skyward.hooks.values import Wanted
 
 OFFER_ID = "this-computer"
@@ -24,57 +22,33 @@ OFFER_ID = "this-computer"
 SMI_SECONDS = 20.0
 """A cold driver without persistence mode needs several seconds per card to answer."""
 
-MEMORY_TOLERANCE = 0.05
-"""Drivers report less than the printed size: they keep some, and error correction takes more."""
-
-_ARCHITECTURES = {"amd64": "x86_64", "aarch64": "arm64"}
-
-_SIBLING = frozenset({"ti", "super", "laptop", "ada", "pro"})
-"""Words that make it another card of the name before them: a ``4070 Ti`` is no ``4070``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A graphics card. ``memory_gb``: 0 where it shares the computer's memory and reports none."""
-
-    name: str
-    memory_gb: float
-
 
 async def offer(wanted: Wanted, base: str) -> Offer | None:
     """This computer as an offer, or None if it does not satisfy all of ``wanted``.
 
     ``base`` is where the machines would live: its file system is the disk that counts.
     """
-    cpus, memory_gb, disk_gb = cpu_count(), memory_bytes() / 1e9, free_bytes(base) / 1e9
-    architecture = _ARCHITECTURES.get(os.uname().machine.lower(), os.uname().machine)
-    fits = (
-        (wanted.vcpus or 0) <= cpus
-        and (wanted.memory_gb or 0) <= memory_gb
-        and (wanted.disk_gb or 0) <= disk_gb
-        and wanted.architecture in (None, architecture)
-        and not wanted.region  # it stands in none
-        and wanted.allocation != "spot"
-        and (wanted.max_hourly_cost is None or wanted.max_hourly_cost >= 0)
+    here = Hardware(
+        machine=os.uname().machine,
+        vcpus=cpu_count(),
+        memory_gb=memory_bytes() / 1e9,
+        disk_gb=free_bytes(base) / 1e9,
+        cards=await cards() if wanted.accelerator is not None else (),
     )
-    if not fits:
+    if not here.satisfies(wanted):
         return None
-    cards: list[Gpu] = []
-    if wanted.accelerator is not None:
-        cards = [card for card in await gpus() if is_a(card, wanted.accelerator)]
-        if len(cards) < wanted.accelerator.count:
-            return None
+    found = here.cards_for(wanted)
     return Offer(
         id=OFFER_ID,
         provider="local",
-        instance_type=f"{cpus} processors",
+        instance_type=f"{here.vcpus} processors",
         accelerator=wanted.accelerator.name if wanted.accelerator else "",
-        accelerator_count=len(cards),
-        accelerator_memory_gb=min((card.memory_gb for card in cards), default=0.0),
-        vcpus=cpus,
-        memory_gb=memory_gb,
-        disk_gb=disk_gb,
-        architecture=architecture,
+        accelerator_count=len(found),
+        accelerator_memory_gb=min((card.memory_gb for card in found), default=0.0),
+        vcpus=here.vcpus,
+        memory_gb=here.memory_gb,
+        disk_gb=here.disk_gb,
+        architecture=here.architecture,
     )
 
 
@@ -98,51 +72,24 @@ def free_bytes(base: str) -> int:
     return shutil.disk_usage(place).free
 
 
-async def gpus() -> list[Gpu]:
+async def cards() -> tuple[Card, ...]:
     """The NVIDIA cards of this computer; none without a driver that answers."""
-    program = shutil.which("nvidia-smi")
+    program = shutil.which(NVIDIA_SMI[0])
     if program is None:
-        return []
-    query = ("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+        return ()
     try:
         process = await asyncio.create_subprocess_exec(
-            program, *query, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+            program, *NVIDIA_SMI[1:], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
         )
     except OSError:
-        return []
+        return ()
     try:
         async with asyncio.timeout(SMI_SECONDS):
             output, _ = await process.communicate()
     except TimeoutError:
-        return []
+        return ()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return parse(output.decode(errors="replace")) if process.returncode == 0 else []
-
-
-def parse(report: str) -> list[Gpu]:
-    """Read the lines ``<name>, <MiB>`` of ``nvidia-smi``."""
-    cards: list[Gpu] = []
-    for line in report.splitlines():
-        name, comma, mebibytes = line.rpartition(",")
-        if comma:
-            number = mebibytes.strip()
-            cards.append(Gpu(name.strip(), int(number) * 2**20 / 1e9 if number.isdigit() else 0.0))
-    return cards
-
-
-def is_a(card: Gpu, accelerator: Accelerator) -> bool:
-    """Whether ``card`` is what ``accelerator`` names: its words in a row, its board, at least its memory."""
-    have, want = _words(card.name), _words(accelerator.name)
-    places = [start for start in range(len(have)) if have[start : start + len(want)] == want]
-    named = any(not _SIBLING.intersection(have[start + len(want) :][:1]) for start in places)
-    # A name without a board is an SXM module's: "H100 80GB HBM3", but "H100 PCIe".
-    board = "pcie" if "pcie" in have else "nvl" if "nvl" in have else "sxm"
-    enough = not card.memory_gb or card.memory_gb >= accelerator.memory_gb * (1 - MEMORY_TOLERANCE)
-    return named and accelerator.form_factor.lower() in ("", board) and enough
-
-
-def _words(name: str) -> list[str]:
-    return re.split(r"[^a-z0-9]+", name.lower())
+    return read_cards(output.decode(errors="replace")) if process.returncode == 0 else ()

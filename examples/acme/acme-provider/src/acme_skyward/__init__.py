@@ -21,6 +21,7 @@ class Acme:
 
     provider_name: ClassVar[str] = "acme"
     cluster: ClassVar[bool] = False  # Acme rents no network between machines
+    here: ClassVar[bool] = True  # its machines are folders of this computer
 
     home: str | None = None
     capacity: int = 8
