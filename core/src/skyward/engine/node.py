@@ -96,6 +96,9 @@ class Node:
         self._lanes: dict[int, Lane] = {}
         self._attached: set[Lane] = set()
         self._control: Wire | None = None
+        self._agent_session = ""
+        self._heard = 0
+        """Bytes of the agent's notices that have come, as ``skyward.link.session`` counts them."""
         self._config: AgentConfig | None = None
         self._link: Link | None = None
         self.depot: Depot | None = None
@@ -168,7 +171,7 @@ class Node:
     async def _ping(self) -> None:
         while True:
             await asyncio.sleep(PING_SECONDS)
-            self.command({"do": "ping"})
+            self.command({"do": "ping", "received": self._heard})
 
     def command(self, message: dict[str, Any]) -> None:
         if self._control is not None:
@@ -188,8 +191,12 @@ class Node:
 
     def _on_control(self, kind: int, body: memoryview) -> None:
         message = frames.read_json(body)
+        if message["event"] != "hello":
+            self._heard += frames.HEADER.size + len(body)
         match message["event"]:
             case "hello":
+                if self._agent_session != message["session"]:
+                    self._agent_session, self._heard = message["session"], 0
                 for index, generation in message["workers"]:
                     self._spawn(self._open_lane(index, generation))
             case "worker-ready":
@@ -221,7 +228,8 @@ class Node:
         self._control, _ = await self._link.open(
             AGENT_SOCKET, None, self._on_control, self._on_control_closed
         )
-        self._control.send(frames.json_frame(frames.HELLO, {}))
+        hello = {"session": self._agent_session, "received": self._heard}
+        self._control.send(frames.json_frame(frames.HELLO, hello))
 
     def _on_control_closed(self) -> None:
         self._control = None

@@ -42,6 +42,11 @@ class Outbox:
             for fd in fds:
                 os.close(fd)
 
+    def forget_beyond(self, size: int) -> None:
+        """Drop the oldest, acknowledged or not, until no more than ``size`` bytes are kept."""
+        while self._sent - self._acked > size and len(self._kept) > 1:
+            self.acknowledge(self._kept[1][0])
+
     @property
     def waits(self) -> bool:
         """Whether anything is not acknowledged."""

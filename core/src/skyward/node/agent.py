@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import selectors
 import shutil
 import signal
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from skyward.link.agentconfig import AGENT_SOCKET, MACHINE_MARK, READY_LINE, AgentConfig, is_value_file
 from skyward.link.frames import COMMAND, HELLO, NOTICE, FrameError, Splitter, json_frame, read_json
+from skyward.link.session import Outbox
 from skyward.node.deaths import OomCounter, describe_death
 from skyward.node.process import Child, end_group, end_marked, is_over, process_identity
 
@@ -40,8 +41,8 @@ SILENCE = 60.0
 RETURN = 1.0
 """Seconds that a client whose connection was cut has to come back, however short ``ttl`` is."""
 MAX_START_FAILURES = 3
-_KEPT_NOTICES = 10_000
-"""Notices kept while the client is away: output lines, mostly."""
+KEPT_BYTES = 1 << 24
+"""Of notices, output lines mostly, that the client has not said to have; the oldest go first."""
 
 
 class Connection:
@@ -67,7 +68,8 @@ class Agent:
         self._children: dict[int, Child] = {}
         self._failures: dict[int, int] = {}
         self._client: Connection | None = None
-        self._notices: deque[bytes] = deque(maxlen=_KEPT_NOTICES)
+        self._session = secrets.token_hex(8)
+        self._notices = Outbox()
         self._client_left = False
         self._last_word = time.monotonic()
         self._oom = OomCounter()
@@ -190,9 +192,12 @@ class Agent:
     def _on_message(self, connection: Connection, kind: int, message: dict[str, Any]) -> None:
         if kind == HELLO:
             self._client, self._client_left = connection, False
-            while self._notices:
-                connection.unsent += self._notices.popleft()
-            self._tell({"event": "hello", "workers": self._ready_workers()})
+            hello = {"event": "hello", "session": self._session, "workers": self._ready_workers()}
+            connection.unsent += json_frame(NOTICE, hello)
+            received = message["received"] if message.get("session") == self._session else 0
+            for data, _ in self._notices.since(received):
+                connection.unsent += data
+            self._flush(connection)
         if kind == HELLO or connection is self._client:
             self._last_word = time.monotonic()
         if kind == COMMAND:
@@ -209,9 +214,9 @@ class Agent:
 
     def _tell(self, message: dict[str, Any]) -> None:
         data = json_frame(NOTICE, message)
-        if self._client is None:
-            self._notices.append(data)
-        else:
+        self._notices.push(data)
+        self._notices.forget_beyond(KEPT_BYTES)
+        if self._client is not None:
             self._client.unsent += data
             self._flush(self._client)
 
@@ -241,8 +246,10 @@ class Agent:
                 if child is not None and child.generation == command["generation"]:
                     child.why = command["why"]
                     end_group(child.pid, signal.SIGKILL)
+            case "ping":
+                self._notices.acknowledge(command.get("received", 0))
             case _:
-                pass  # "ping", and whatever a newer client knows: hearing from it was the point
+                pass  # whatever a newer client knows: hearing from it was the point
 
     def _remove(self, names: list[str]) -> None:
         """Remove files that hold the client's or a worker's values."""
