@@ -1,4 +1,4 @@
-"""What pytest loads when this distribution is installed: readable asserts for the suites, and two fixtures.
+"""What pytest loads when this distribution is installed: readable asserts for the suites, and the fixtures.
 
 Named so because ``skyward_testing.plugin`` is the suite for Skyward's plugins. Imports nothing of Skyward:
 pytest loads it in every run of every project of its environment.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
+
+    from skyward_testing.testbed import Testbed
 
 # Must come before anything imports them, or their asserts stay bare.
 pytest.register_assert_rewrite(
@@ -28,6 +31,83 @@ pytest.register_assert_rewrite(
 
 GRACE_SECONDS = 3.0
 """How long what a test started may take to vanish after it."""
+
+TESTBEDS = ("testbed", "shared_testbed")
+TESTBED_VARIABLE = "SKYWARD_TESTBED"
+"""Set to "required" (in CI), a machine that can't make nodes fails the tests that ask for them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell pytest of our marker."""
+    config.addinivalue_line(
+        "markers", "testbed: asks for SSH nodes while it runs (request.getfixturevalue), not by an argument"
+    )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Enter the testbed's network, if a test wants nodes, while no thread runs that would stay outside."""
+    if session.config.option.collectonly or not any(_wants_nodes(item) for item in session.items):
+        return
+    from skyward_testing.testbed import capabilities, lab
+
+    if not capabilities().nodes:
+        lab.enter()
+
+
+def pytest_unconfigure() -> None:
+    """Go back to the host's network."""
+    if lab := sys.modules.get("skyward_testing.testbed.lab"):
+        lab.leave()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what the nodes' sshd logged to the report of a test that failed."""
+    report = yield
+    if report.failed and report.when != "teardown":
+        given = getattr(item, "funcargs", {})
+        for bed in (given[name] for name in TESTBEDS if name in given):
+            report.sections += [(f"sshd of {node.name}", node.sshd_log) for node in bed.all_nodes]
+    return report
+
+
+@pytest.fixture
+def testbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
+    """Give real SSH nodes, which end with the test. Skips, saying why, where they can't be made."""
+    yield from _testbed(request, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def shared_testbed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Testbed]:
+    """Give real SSH nodes that all tests of a module share: for those that do them no harm."""
+    yield from _testbed(request, tmp_path_factory)
+
+
+def _testbed(request: pytest.FixtureRequest, folders: pytest.TempPathFactory) -> Iterator[Testbed]:
+    from skyward_testing import testbed as package
+    from skyward_testing.testbed import host
+
+    if why := package.capabilities().nodes:
+        if os.environ.get(TESTBED_VARIABLE) == "required":
+            pytest.fail(f"no testbed: {why}", pytrace=False)
+        pytest.skip(f"no testbed: {why}")
+    versions = host.versions_of(request.config.rootpath)
+    bed = package.Testbed(folders.mktemp("testbed"), pythons=versions)
+    try:
+        yield bed
+    finally:
+        left = bed.close()
+    if left:
+        pytest.fail("the testbed left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+def _wants_nodes(item: pytest.Item) -> bool:
+    names: list[str] = getattr(item, "fixturenames", [])
+    return item.get_closest_marker("testbed") is not None or any(name in names for name in TESTBEDS)
 
 
 @pytest.fixture
