@@ -1,11 +1,26 @@
-"""Pools that several files of tests need. A file may have a ``pool`` of its own."""
+"""Every test here runs twice: on machines that are folders of this computer, and on such reached by SSH.
+
+A test that is about the first only has the mark ``local_only``, with the reason. Pools that several files
+need are here; a file may have a ``pool`` of its own. A fixture that keeps a pool asks for ``machines``, so
+that it makes another for each kind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import skyward as sky
+import skyward.opening
+from skyward.hooks import Claim, LocalEndpoint, Machine, Offer, PoolRef, SSHEndpoint
+from skyward_local.config import Local
+from skyward_local.provider import LocalProvider
+from skyward_testing import loopback
 
 EXECUTORS = {
     "one thread": sky.Worker(),
@@ -14,8 +29,81 @@ EXECUTORS = {
 }
 
 
+class OverSSHProvider(LocalProvider):
+    """Folders of this computer that are reached through an SSH server of it."""
+
+    def __init__(self, server: loopback.Server) -> None:
+        super().__init__()
+        self._server = server
+
+    def _over_ssh(self, machine: Machine) -> Machine:
+        assert isinstance(machine.endpoint, LocalEndpoint)
+        endpoint = SSHEndpoint(
+            host="127.0.0.1",
+            port=self._server.port,
+            user=self._server.user,
+            keys=(str(self._server.key),),
+            host_keys=(self._server.host_key,),
+            config=False,
+            folder=machine.endpoint.root,
+        )
+        return replace(machine, endpoint=endpoint)
+
+    async def launch(self, pool: PoolRef, offer: Offer, claim: Claim) -> Machine:
+        return self._over_ssh(await super().launch(pool, offer, claim))
+
+    async def machines(self, pool: PoolRef) -> Sequence[Machine]:
+        return [self._over_ssh(machine) for machine in await super().machines(pool)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverSSH(Local):
+    """``here`` as with Local: setting a machine up has tests of its own."""
+
+    server: loopback.Server
+
+    def connect(self) -> OverSSHProvider:
+        return OverSSHProvider(self.server)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "local_only(reason): not run again on machines reached by SSH")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[loopback.Server]:
+    """An SSH server of this computer."""
+    why = loopback.unavailable()
+    if why is not None:
+        (pytest.fail if os.environ.get("SKYWARD_TESTBED") == "required" else pytest.skip)(why)
+    folder = Path(tempfile.mkdtemp(prefix="sky-ssh-"))
+    server = loopback.Server(folder)
+    yield server
+    server.close()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module", params=["local", "ssh"], autouse=True)
+def machines(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How the machines of pools that name no provider are reached."""
+    if request.param == "local":
+        yield "local"
+        return
+    provider = OverSSH(server=request.getfixturevalue("server"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(skyward.opening, "default_provider", lambda: provider)
+        yield "ssh"
+
+
+@pytest.fixture(autouse=True)
+def _only_where_it_means_something(request: pytest.FixtureRequest, machines: str) -> None:
+    mark = request.node.get_closest_marker("local_only")
+    if mark is not None and machines != "local":
+        pytest.skip(mark.args[0])
+
+
 @pytest.fixture(scope="module", params=EXECUTORS)
-def pool(request: pytest.FixtureRequest) -> Iterator[sky.Pool]:
+def pool(request: pytest.FixtureRequest, machines: str) -> Iterator[sky.Pool]:
     """A node with each kind of worker in turn."""
     worker = EXECUTORS[request.param]
     with sky.Compute(nodes=1, worker=worker, console=False, logging=False) as opened:
@@ -23,7 +111,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[sky.Pool]:
 
 
 @pytest.fixture(scope="module")
-def wide() -> Iterator[sky.Pool]:
+def wide(machines: str) -> Iterator[sky.Pool]:
     """A node that runs eight tasks at once."""
     with sky.Compute(nodes=1, worker=sky.Worker(concurrency=8), console=False, logging=False) as opened:
         yield opened

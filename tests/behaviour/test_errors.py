@@ -213,7 +213,7 @@ def test_the_hook_sees_a_pool_start() -> None:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[sky.Pool]:
+def pool(machines: str) -> Iterator[sky.Pool]:
     with sky.Compute(nodes=2, **QUIET) as pool:
         yield pool
 

@@ -16,7 +16,7 @@ import skyward as sky
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[sky.Pool]:
+def pool(machines: str) -> Iterator[sky.Pool]:
     with sky.Compute(nodes=2, worker=sky.Worker(concurrency=2), console=False, logging=False) as opened:
         yield opened
 

@@ -21,13 +21,13 @@ QUIET: Any = {"console": False, "logging": False}
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[sky.Pool]:
+def pool(machines: str) -> Iterator[sky.Pool]:
     with sky.Compute(nodes=NODES, **QUIET) as pool:
         yield pool
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[sky.Pool]:
+def processes(machines: str) -> Iterator[sky.Pool]:
     with sky.Compute(nodes=2, worker=sky.Worker(concurrency=2, executor="process"), **QUIET) as pool:
         yield pool
 

@@ -213,7 +213,7 @@ def test_a_module_that_was_reloaded_is_imported_anew_on_the_nodes(
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[sky.Pool]:
+def pool(machines: str) -> Iterator[sky.Pool]:
     with sky.Compute(nodes=2, console=False, logging=False) as pool:
         yield pool
 

@@ -35,7 +35,7 @@ def impatient() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=list(EXECUTORS))
-def pool(request: pytest.FixtureRequest) -> Iterator[sky.Pool]:
+def pool(request: pytest.FixtureRequest, machines: str) -> Iterator[sky.Pool]:
     with sky.Compute(nodes=1, worker=EXECUTORS[request.param], console=False, logging=False) as pool:
         yield pool
 

@@ -12,7 +12,7 @@ import skyward as sky
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[sky.Pool]:
+def pool(machines: str) -> Iterator[sky.Pool]:
     with sky.Compute(nodes=1, console=False, logging=False) as pool:
         yield pool
 

@@ -103,8 +103,7 @@ def _named(name: str) -> tuple[tuple[Spec, ...], Options]:
 
 def _resolved(spec: Spec, options: Options, name: str) -> tuple[Spec, PoolSpec, ProviderConfig]:
     if spec.provider is None:
-        provider = registry.find(registry.PROVIDERS, DEFAULT_PROVIDER)
-        spec = _with_provider(spec, provider())
+        spec = _with_provider(spec, default_provider())
     resolved = PoolSpec.resolve(spec, options, name)
     assert spec.provider is not None
     if (
@@ -116,6 +115,12 @@ def _resolved(spec: Spec, options: Options, name: str) -> tuple[Spec, PoolSpec, 
             "Worker(buffer=...) sends tasks ahead to a process, which reuse_processes=False ends after one"
         )
     return spec, resolved, spec.provider
+
+
+def default_provider() -> ProviderConfig:
+    """Return the provider of a spec that names none."""
+    config: ProviderConfig = registry.find(registry.PROVIDERS, DEFAULT_PROVIDER)()
+    return config
 
 
 def _with_provider(spec: Spec, provider: ProviderConfig) -> Spec:

@@ -35,6 +35,8 @@ def block(package: str) -> dict[str, str]:
                 names[alias.name] = (
                     f"{node.module}.{alias.name}" if node.module == package else str(node.module)
                 )
+        elif isinstance(node, ast.Import):
+            names |= {alias.name: alias.name for alias in node.names}
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
             (target,) = node.targets
             assert isinstance(target, ast.Name)
@@ -86,9 +88,9 @@ def test_type_checkers_see_exactly_the_first_party_providers() -> None:
     declared: dict[str, str] = {}
     for project in REPOSITORY.glob("providers/*/pyproject.toml"):
         groups = tomllib.loads(project.read_text())["project"].get("entry-points", {})
-        for value in groups.get(registry.PROVIDERS, {}).values():
+        for own_name, value in groups.get(registry.PROVIDERS, {}).items():
             module, _, name = value.partition(":")
-            declared[name] = module
+            declared |= {name: module, own_name: module}
     seen = {name: module for name, module in block("skyward").items() if name not in OURS}
     assert declared
     assert seen == declared
@@ -160,6 +162,28 @@ def test_what_tools_probe_for_is_simply_absent() -> None:
         with pytest.raises(AttributeError, match=f"has no attribute '{name}'$"):
             getattr(SKY, name)
     assert not hasattr(SKY, "nonsense")
+
+
+def test_a_providers_own_name_is_its_package() -> None:
+    """For what else it has, such as ``sky.ssh.Host``; nothing of ours is hidden by it."""
+    for name in registry.names(registry.PROVIDERS):
+        found = registry.find(registry.PROVIDERS, name)
+        assert getattr(SKY, name.lower()) is sys.modules[found.__module__.partition(".")[0]]
+    for name in ("engine", "spec"):  # rooms of the kernel are asked for like this when they are imported
+        if name not in vars(SKY):
+            with pytest.raises(AttributeError):
+                SKY.__getattr__(name)
+
+
+def test_a_package_of_ours_that_is_missing_is_told_how_to_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(group: str, name: str) -> object:
+        raise MissingExtraError(f"no provider {name!r} is installed: pip install 'skyward[moon]'")
+
+    monkeypatch.setattr(registry, "find", missing)
+    with pytest.raises(MissingExtraError, match=r"pip install 'skyward\[moon\]'$"):
+        _ = SKY.moon
+    with pytest.raises(AttributeError, match="has no attribute 'mars'"):
+        _ = SKY.mars
 
 
 VENDORS = (
