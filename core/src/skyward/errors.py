@@ -124,7 +124,10 @@ class CredentialsError(ProviderError):
 
 
 class CapacityError(ProviderError):
-    """The provider has none of these machines now; another offer may work."""
+    """The provider has none of these machines now; another offer may work, or the same one later."""
+
+    def __init__(self, message: str, *, provider: str = "", retryable: bool = True) -> None:
+        super().__init__(message, provider=provider, retryable=retryable)
 
 
 class QuotaError(ProviderError):

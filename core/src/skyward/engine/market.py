@@ -100,7 +100,7 @@ class Market:
 
     async def launch(self, pool: PoolRef, rank: int, owner: str) -> tuple[Candidate, Machine]:
         """Rent one machine for ``rank`` from the best candidate that has capacity."""
-        attempts: list[BaseException] = []
+        attempts: list[CapacityError | QuotaError] = []
         for candidate in self.candidates:
             claim = Claim(
                 id=uuid.uuid4().hex[:16],
@@ -114,6 +114,8 @@ class Market:
                 return candidate, await candidate.provider.launch(pool, candidate.offer, claim)
             except (CapacityError, QuotaError) as error:
                 attempts.append(error)
+        if not any(error.retryable for error in attempts):
+            raise NoOffersError(f"no capacity for node {rank}: {attempts[-1]}", attempts)
         raise ProvisioningError(f"no capacity for node {rank}: {attempts[-1]}", attempts)
 
 

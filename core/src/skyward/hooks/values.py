@@ -136,7 +136,14 @@ class SSHEndpoint:
     def address(self) -> str:
         """``user@host:port`` as far as it is known, for people."""
         user = f"{self.user}@" if self.user else ""
-        return f"{user}{self.host}" + (f":{self.port}" if self.port else "")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{user}{host}" + (f":{self.port}" if self.port else "")
+
+    @property
+    def command(self) -> str:
+        """What a person types to get there."""
+        words = ["ssh", *(["-p", str(self.port)] if self.port else []), *(f"-i {key}" for key in self.keys)]
+        return " ".join([*words, f"{self.user}@{self.host}" if self.user else self.host])
 
 
 type Endpoint = LocalEndpoint | SSHEndpoint

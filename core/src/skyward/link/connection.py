@@ -53,6 +53,7 @@ class SSHConnection:
         """The fingerprint of a host key that was trusted because nobody knew another."""
         self._attempt: asyncio.Task[SSHClientConnection] | None = None
         self._conn: SSHClientConnection | None = None
+        self._hops: list[SSHClientConnection] = []
         self._users = 0
 
     @classmethod
@@ -67,10 +68,15 @@ class SSHConnection:
 
     def release(self) -> None:
         """Close it, if nobody else uses it."""
-        self._users = max(0, self._users - 1)
-        if not self._users and self._conn is not None:
-            self._conn.close()
-            self._conn = None
+        self._users -= 1
+        if not self._users:
+            self._close()
+
+    def _close(self) -> None:
+        """Close every hop, the last first: the others carry it."""
+        while self._hops:
+            self._hops.pop().close()
+        self._conn = None
 
     async def get(self) -> SSHClientConnection:
         """Return the live connection, made now if there is none; whoever asks meanwhile gets the same.
@@ -89,20 +95,23 @@ class SSHConnection:
         if attempt.cancelled() or attempt.exception() is not None:
             return
         self._conn = attempt.result()
-        if not self._users:  # nobody waited for it
-            self.release()
+        if not self._users:  # nobody waits for it any more
+            self._close()
 
     async def _connect(self) -> SSHClientConnection:
         await _load()
-        conn: SSHClientConnection | None = None
-        for hop in (*self.endpoint.jump, self.endpoint):
-            keys = HostKeys(hop)
-            conn = await _open(hop, keys, conn)
-            if keys.pinned:
-                self.pinned = keys.pinned
-                logging.getLogger("skyward").info("%s: host key %s pinned", hop.address, keys.pinned)
-        assert conn is not None
-        return conn
+        self._close()
+        try:
+            for hop in (*self.endpoint.jump, self.endpoint):
+                keys = HostKeys(hop)
+                self._hops.append(await _open(hop, keys, self._hops[-1] if self._hops else None))
+                if keys.pinned:
+                    self.pinned = keys.pinned
+                    logging.getLogger("skyward").info("%s: host key %s pinned", hop.address, keys.pinned)
+        except BaseException:
+            self._close()
+            raise
+        return self._hops[-1]
 
     async def reach(self, timeout: float, interval: float) -> None:
         """Connect, trying again every ``interval`` seconds while the machine may still be starting.
@@ -164,7 +173,7 @@ async def _open(hop: SSHEndpoint, keys: HostKeys, tunnel: SSHClientConnection | 
         used = f" with {', '.join(hop.keys)}" if hop.keys else ""
         raise ConnectError(
             f"{hop.address} refuses the login{used} ({error.reason}): is it the right user, and is the "
-            f"public key in its ~/.ssh/authorized_keys? `ssh {hop.address}` tells more"
+            f"public key in its ~/.ssh/authorized_keys? `{hop.command}` tells more"
         ) from None
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, FileNotFoundError) as error:
         raise ConfigError(f"{hop.address}: the private key can't be used: {said(error)}") from None

@@ -68,6 +68,11 @@ class SSHShell:
         """
         await self._connection.reach(timeout, interval)
 
+    @property
+    def _mark(self) -> dict[str, str]:
+        """What all that runs on a machine has in its environment."""
+        return {MACHINE_MARK: self.root} if self.root else {}
+
     async def run(
         self,
         command: str | tuple[str, ...],
@@ -83,7 +88,6 @@ class SSHShell:
         Raises OSError when the connection is cut.
         """
         text = command if isinstance(command, str) else shlex.join(command)
-        mark = {MACHINE_MARK: self.root} if self.root else {}
         conn = await self._connection.get()
         lines: list[str] = []
         with as_os_error():
@@ -91,7 +95,7 @@ class SSHShell:
 
             async with conn.create_process(_RUN, encoding=None, stderr=asyncssh.STDOUT) as process:
                 with contextlib.suppress(BrokenPipeError):  # it ended without reading all
-                    process.stdin.write(_line(text, {**mark, **env}, self.root) + stdin)
+                    process.stdin.write(_line(text, {**self._mark, **env}, self.root) + stdin)
                     process.stdin.write_eof()
                 while line := await process.stdout.readline():
                     lines.append(line.decode(errors="replace"))
@@ -108,7 +112,7 @@ class SSHShell:
         conn = await self._connection.get()
         with as_os_error():
             async with conn.create_process(_RUN, encoding=None) as process:
-                process.stdin.write(_line(command, {}, self.root))
+                process.stdin.write(_line(command, self._mark, self.root))
                 with contextlib.suppress(BrokenPipeError):
                     for chunk in data:
                         process.stdin.write(chunk)
@@ -181,7 +185,7 @@ class SSHLink(SSHShell):
         with as_os_error():
             process = await conn.create_process(_RUN, encoding=None)
             self._starter = process
-            process.stdin.write(_line(command, {}, self.root) + config.to_json())
+            process.stdin.write(_line(command, self._mark, self.root) + config.to_json())
             process.stdin.write_eof()
             line = await process.stdout.readline()
             if line == READY_LINE:
