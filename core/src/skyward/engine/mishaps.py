@@ -26,7 +26,7 @@ _KNOWN = tuple(
     (re.compile(pattern, re.IGNORECASE), sentence)
     for pattern, sentence in (
         (
-            r"no space left on device|disk quota exceeded|os error (?:28|122)\b",
+            r"no space left on device|disk quota exceeded|os error (?:28|122)\b|wrote only \d+ of \d+ bytes",
             "the disk is full: free space, or ask for more with disk_gb",
         ),
         (

@@ -55,7 +55,9 @@ class AgentConfig:
         "env",
         "executor",
         "facts",
+        "health",
         "launch",
+        "metrics",
         "no_collections",
         "plugins",
         "reuse",
@@ -78,6 +80,8 @@ class AgentConfig:
         around_worker: bool = False,
         no_collections: str | None = None,
         cwd: str | None = None,
+        metrics: list[dict[str, Any]] | None = None,
+        health: dict[str, Any] | None = None,
     ) -> None:
         self.ttl = ttl
         """Seconds without a word from the client after which the agent ends the machine."""
@@ -98,6 +102,12 @@ class AgentConfig:
         """Whether a plugin wraps the worker's life: then, with processes, one more process holds that."""
         self.no_collections = no_collections
         """Why distributed collections can't be used here, or None."""
+        self.metrics = metrics or []
+        """The fields of each ``skyward.metrics.Metric`` that is to be read."""
+        self.health = health
+        """The health check, or None: ``function`` as ``plugins`` are, its ``sources``, the times that
+        ``skyward.node.checkup`` takes, and ``failures``, after which the node is given up.
+        """
 
     def to_json(self) -> bytes:
         return json.dumps({name: getattr(self, name) for name in self.__slots__}).encode() + b"\n"

@@ -48,7 +48,8 @@ class SSHConnection:
 
     def __init__(self, endpoint: SSHEndpoint) -> None:
         self.endpoint = endpoint
-        self.forwards_sockets = True
+        self.forwards_sockets: bool | None = None
+        """Whether the server does; None while that is not known."""
         self.pinned = ""
         """The fingerprint of a host key that was trusted because nobody knew another."""
         self._attempt: asyncio.Task[SSHClientConnection] | None = None

@@ -39,6 +39,7 @@ _ADVICE = {
     errno.ENOENT: "there is no such file or folder",
     errno.EISDIR: "there is a folder of that name: choose another",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "this is a file, where a folder is needed",
     errno.ENAMETOOLONG: "the name is too long for its file system",
 }
 

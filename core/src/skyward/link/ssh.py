@@ -29,8 +29,6 @@ READ_BYTES = 1 << 18
 GREETING_SECONDS = 10.0
 """A worker answers at once, whatever its task does."""
 
-_FORBIDDEN = (1, 3)  # SSH_OPEN_ADMINISTRATIVELY_PROHIBITED, SSH_OPEN_UNKNOWN_CHANNEL_TYPE
-
 # Sets the environment and runs a command that both come as the first line of the standard input, so that no
 # other user of the machine can read them in a list of processes. `read` takes no byte beyond the line.
 _RUN = 'sh -c \'N=$(printf "\\nx"); N=${N%x}; IFS= read -r L; eval "$L"\''
@@ -230,17 +228,22 @@ class SSHLink(SSHShell):
         with as_os_error():
             import asyncssh
 
-            if self._connection.forwards_sockets:
+            if self._connection.forwards_sockets is not False:
                 try:
                     await cast("Any", conn).create_unix_connection(lambda: wire, path)
-                    return
                 except asyncssh.ChannelOpenError as error:
-                    if error.code not in _FORBIDDEN:
+                    # OpenSSH says the same where it forwards nothing and where nobody listens.
+                    if self._connection.forwards_sockets:
                         raise ConnectionRefusedError(said(error)) from None
-                    self._connection.forwards_sockets = False
+                else:
+                    self._connection.forwards_sockets = True
+                    return
             command = shlex.join((self._python, "-I", "-m", "skyward.node.bridge", path))
             untyped = cast("Any", conn)  # asyncssh's sessions have type parameters that can't be written down
             await untyped.create_session(lambda: wire, command, encoding=None)
+        if not await wire.bridged():
+            raise ConnectionRefusedError(f"nobody listens at {path}")
+        self._connection.forwards_sockets = False
 
     async def ended(self) -> None:
         """Return when the link is closed. Whether the agent is gone, its socket tells."""

@@ -23,6 +23,8 @@ class _Channel(Protocol):
     def get_write_buffer_size(self) -> int: ...
 
 
+BRIDGED = b"skyward bridge\n"
+"""What the bridge says on its standard error once it is connected."""
 HIGH_WATER = 1 << 20
 """Bytes of one channel that may wait here before ``drained`` does."""
 
@@ -51,6 +53,7 @@ class SSHWire:
         self._closed = False
         self._begun = False
         self._early: list[bytes] = []
+        self._bridged: asyncio.Future[bool] = self._loop.create_future()
         self._greeting: asyncio.Future[dict[str, Any]] = self._loop.create_future()
 
     # what asyncssh calls
@@ -64,6 +67,8 @@ class SSHWire:
 
     def data_received(self, data: bytes, datatype: Any) -> None:
         if datatype is not None:  # what the bridge says on its standard error
+            if not self._bridged.done():
+                self._bridged.set_result(data == BRIDGED)
             return
         if not self._begun:
             self._early.append(data)
@@ -78,6 +83,8 @@ class SSHWire:
         if not self._greeting.done():
             self._greeting.set_exception(ConnectionResetError("closed in the greeting"))
             self._greeting.exception()  # nobody may be waiting for it
+        if not self._bridged.done():
+            self._bridged.set_result(False)
         self._low.set()
         if not self._closed:
             self._closed = True
@@ -91,6 +98,10 @@ class SSHWire:
         self._low.set()
 
     # before the first frame
+
+    async def bridged(self) -> bool:
+        """Wait for the bridge's word on whether somebody listens."""
+        return await self._bridged
 
     async def greet(self, greeting: dict[str, Any]) -> dict[str, Any]:
         """Say hello, and return what the other side answers. Raises OSError or FrameError."""

@@ -12,6 +12,7 @@ import sys
 import threading
 
 CHUNK = 1 << 18
+BRIDGED = b"skyward bridge\n"  # as link.sshwire has it, which needs more than this may import
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
         sock.connect(sys.argv[1])
     except OSError as error:
         sys.exit(f"{sys.argv[1]}: {error.strerror}")
+    os.write(2, BRIDGED)
     threading.Thread(target=_inwards, args=(sock,), daemon=True).start()
     while data := sock.recv(CHUNK):
         view = memoryview(data)
