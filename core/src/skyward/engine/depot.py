@@ -35,6 +35,7 @@ class Depot:
         self._command = command
         self._delays = delays
         self._there: dict[int, asyncio.Task[None]] = {}
+        self._fetches: set[asyncio.Task[Any]] = set()
 
     def has(self, blob: Blob) -> bool:
         """Whether it is there, whole."""
@@ -66,12 +67,16 @@ class Depot:
 
     async def fetch(self, name: str, size: int) -> memoryview:
         """Download a file that a worker wrote, and have it removed there. Raises OSError."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._fetches.add(task)
         fd = memory_file()
         try:
             await self._download(name, size, fd)
             view = map_file(fd, size)
         finally:
             os.close(fd)
+            self._fetches.discard(task)
         self._command({"do": "remove", "names": [name]})
         return view
 
@@ -96,5 +101,5 @@ class Depot:
 
     def close(self) -> None:
         """Stop what is under way."""
-        for upload in self._there.values():
-            upload.cancel()
+        for transfer in (*self._there.values(), *self._fetches):
+            transfer.cancel()

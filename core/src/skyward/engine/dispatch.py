@@ -74,6 +74,7 @@ class Dispatcher(LaneHandler):
         self._pumping = False
         self._running: set[Task] = set()
         self._uploads: dict[asyncio.Task[None], Task] = {}
+        self._arriving: set[Task] = set()
         self._deadlines = Deadlines(self._loop, self._running, self._time_out)
         self._relay = StreamRelay(loop, blobs, packer)
         self._ahead = Ahead(self._loop, self._lanes, buffer)
@@ -105,7 +106,7 @@ class Dispatcher(LaneHandler):
 
     @property
     def queued(self) -> int:
-        waiting = len(self._queue) + len(self._inbox) + len(self._uploads)
+        waiting = len(self._queue) + len(self._inbox) + len(self._uploads) + len(self._arriving)
         return waiting + sum(map(len, self._pinned.values()))
 
     @property
@@ -151,7 +152,7 @@ class Dispatcher(LaneHandler):
         self._take_in()
         tasks = [*self._queue, *(task for pinned in self._pinned.values() for task in pinned)]
         tasks += [task for lane in self._lanes for task in lane.unanswered.values()]
-        tasks += self._uploads.values()
+        tasks += [*self._uploads.values(), *self._arriving]
         self._queue.clear()
         self._pinned.clear()
         for task in tasks:
@@ -316,18 +317,32 @@ class Dispatcher(LaneHandler):
     def on_stream_close(self, stream: int) -> None:
         self._relay.on_close(stream)
 
-    def on_result(self, lane: Lane, task: Task, status: int, micros: int, outcome: Outcome) -> None:
+    def on_answered(self, lane: Lane, task: Task, micros: int) -> None:
+        """A task is over on its node; its values may still be on their way."""
         lane.node.done += 1
         ema = task.code.ema_micros
         task.code.ema_micros = micros if ema is None else ema + 0.2 * (micros - ema)
         self._running.discard(task)
+        self._arriving.add(task)
         self._free.offer(lane)
         if self._queue or self._pinned:
             self._pump_soon()
+
+    def on_outcome(self, lane: Lane, task: Task, status: int, micros: int, outcome: Outcome) -> None:
+        self._arriving.discard(task)
         if not task.done:
             if wanted(TaskCompleted):
                 self._report(lane, task, status, micros)
             self._complete(task, status, outcome)
+
+    def on_value_lost(self, task: Task) -> None:
+        """The machine went before it had handed a result over."""
+        self._arriving.discard(task)
+        if not task.done:
+            rank = task.lane.node.rank
+            task.started, task.lane = 0.0, None
+            self._lost(task, rank, "was lost with its node before its result had arrived")
+            self._pump()
 
     def _complete(self, task: Task, status: int, outcome: Outcome) -> None:
         failed = status == frames.RAISED

@@ -35,6 +35,7 @@ class Incoming:
         self._filling: dict[int, tuple[int, int]] = {}
         self._fetching: dict[int, asyncio.Task[None]] = {}
         self._parked: dict[int, deque[tuple[int, bytes]]] = {}
+        self._wanted: list[tuple[Sequence[int], Callable[[list[memoryview]], None], Callable[[], None]]] = []
 
     def on_blob(self, body: memoryview, take_fd: Callable[[], int]) -> None:
         number, size, how = frames.BLOB_HEAD.unpack(body)
@@ -46,6 +47,7 @@ class Incoming:
                 os.close(fd)
         elif how == frames.BY_FILE:
             self._fetching[number] = asyncio.create_task(self._fetch(number, size))
+            self._fetching[number].add_done_callback(_noticed)
         else:
             self._filling[number] = (memory_file(), size)
 
@@ -64,11 +66,32 @@ class Incoming:
             self._views[number] = await self._depot.fetch(
                 result_file(self._index, self._generation, number), size
             )
-        except OSError:  # the machine is gone, or as good as gone: its tasks go elsewhere
-            return
-        del self._fetching[number]
+        except (OSError, asyncio.CancelledError):  # the machine is gone, or as good as gone
+            self._give_up(number)
+            raise
+        finally:
+            del self._fetching[number]
+        for wanted in list(self._wanted):
+            if all(blob in self._views for blob in wanted[0]):
+                self._wanted.remove(wanted)
+                wanted[1](self.take(wanted[0]))
         for task in list(self._parked):
             self._hand_over(task)
+
+    def _give_up(self, number: int) -> None:
+        for wanted in list(self._wanted):
+            if number in wanted[0]:
+                self._wanted.remove(wanted)
+                wanted[2]()
+
+    def when_here(
+        self, blobs: Sequence[int], then: Callable[[list[memoryview]], None], lost: Callable[[], None]
+    ) -> None:
+        """Call ``then`` with the values, now or when they have arrived; ``lost`` when they never will."""
+        if not self._fetching or all(blob in self._views for blob in blobs):
+            then(self.take(blobs))
+        else:
+            self._wanted.append((blobs, then, lost))
 
     def parks(self, task: int, blobs: Sequence[int], kind: int, body: memoryview) -> bool:
         """Keep a frame that needs what has not arrived, or follows one that does; return whether it was."""
@@ -91,10 +114,14 @@ class Incoming:
         return [self._views.pop(blob) for blob in blobs]
 
     def close(self) -> None:
-        for fetch in self._fetching.values():
-            fetch.cancel()
+        """Nothing more comes from the process. What it left in files is fetched all the same."""
         for fd, _ in self._filling.values():
             os.close(fd)
         self._filling.clear()
-        self._views.clear()
         self._parked.clear()
+
+
+def _noticed(fetch: asyncio.Task[None]) -> None:
+    """Who waited for it has been told; asyncio need not say it again."""
+    if not fetch.cancelled():
+        fetch.exception()

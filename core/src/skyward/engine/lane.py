@@ -12,6 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from skyward.engine.incoming import Incoming
@@ -250,22 +251,23 @@ class Lane:
 
     def _on_result(self, body: memoryview) -> None:
         result = ResultFrame.unpack(body)
-        if self._incoming.parks(result.task, result.blobs, frames.RESULT, body):
+        if self._incoming.parks(result.task, (), frames.RESULT, body):
             return
         task = self.unanswered.pop(result.task, None)
-        views = self._incoming.take(result.blobs)
         if task is None:
+            self._incoming.take(result.blobs)
             return
-        outcome = Outcome(
-            bytes(result.data),
-            views,
-            raised=result.status == frames.RAISED,
-            task=task.name,
-            rank=self.node.rank,
-        )
         if task.started:
             self._finished_one()
-        self._handler.on_result(self, task, result.status, result.micros, outcome)
+        self._handler.on_answered(self, task, result.micros)
+        self._incoming.when_here(
+            result.blobs, partial(self._conclude, task, result), partial(self._handler.on_value_lost, task)
+        )
+
+    def _conclude(self, task: Task, result: ResultFrame, views: list[memoryview]) -> None:
+        raised = result.status == frames.RAISED
+        outcome = Outcome(bytes(result.data), views, raised=raised, task=task.name, rank=self.node.rank)
+        self._handler.on_outcome(self, task, result.status, result.micros, outcome)
 
     def _finished_one(self) -> None:
         """A slot is free: the oldest waiting task begins, there and in our books."""
@@ -332,7 +334,13 @@ class LaneHandler:
     def on_progress(self, task: Task) -> None:
         raise NotImplementedError
 
-    def on_result(self, lane: Lane, task: Task, status: int, micros: int, outcome: Outcome) -> None:
+    def on_answered(self, lane: Lane, task: Task, micros: int) -> None:
+        raise NotImplementedError
+
+    def on_outcome(self, lane: Lane, task: Task, status: int, micros: int, outcome: Outcome) -> None:
+        raise NotImplementedError
+
+    def on_value_lost(self, task: Task) -> None:
         raise NotImplementedError
 
     def on_recalled(self, lane: Lane, tasks: list[Task]) -> None:

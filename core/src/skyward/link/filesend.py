@@ -51,8 +51,9 @@ def send(talk: Talk, path: str, progress: Progress, on_total: Callable[[int, int
         _Sending(talk, root, progress).run(entries)
     except FileTrouble:
         raise
-    except ConnectionError:
-        talk.hear_why()
+    except ConnectionError as error:
+        if error.errno:  # it could not be sent; else there is nobody to hear, or no wish to
+            talk.hear_why()
         raise
     except OSError as error:
         raise FileTrouble.of(error, str(error.filename or path)) from error

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from skyward.link.doors import Place, Reader, Writer
 
+PAUSE_SECONDS = 0.2
+"""Between two clients that can't be taken, who wait in a queue of the system meanwhile."""
+
 _ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
 
 
@@ -56,6 +59,7 @@ class Forwarding:
         self._find = find
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._clients: set[asyncio.Task[None]] = set()
+        self._unled: set[socket.socket] = set()
 
     def listen(self, local_port: int) -> int:
         """Take a port of this computer, 0 for any that is free; return it. Raises OSError."""
@@ -73,30 +77,49 @@ class Forwarding:
         """Give the port back. Idempotent; ``serve`` does it too."""
         self._sock.close()
 
-    async def serve(self, on_end: Callable[[], None]) -> None:
-        """Lead whoever connects to the node. Whenever it ends, ``on_end`` is called last."""
+    async def serve(self, on_begin: Callable[[], None], on_end: Callable[[], None]) -> None:
+        """Lead whoever connects to the node. ``on_begin`` is called first, ``on_end`` last."""
         loop = asyncio.get_running_loop()
+        self._look()
+        on_begin()
         try:
-            while True:
-                try:
-                    client, _ = await loop.sock_accept(self._sock)
-                except OSError as error:  # too many open files, for one: those under way may end
-                    logging.getLogger("skyward").warning("a forwarded port can't take a client: %s", error)
-                    await asyncio.sleep(0.1)
-                    continue
-                task = loop.create_task(self._lead(client))
-                self._clients.add(task)
-                task.add_done_callback(self._clients.discard)
+            await loop.create_future()
         finally:
+            loop.remove_reader(self._sock)
             self._sock.close()
-            for task in self._clients:
-                task.cancel()
-            await asyncio.gather(*self._clients, return_exceptions=True)
+            clients = list(self._clients)
+            for client in clients:
+                client.cancel()
+            await asyncio.gather(*clients, return_exceptions=True)
+            for sock in self._unled:
+                sock.close()
             on_end()
 
-    async def _lead(self, client: socket.socket) -> None:
+    def _look(self) -> None:
+        """Begin to take clients, unless it is over."""
+        if self._sock.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._sock, self._accept)
+
+    def _accept(self) -> None:
+        """Take a client. Not asyncio's server: one that is closed loses clients which it has just taken."""
+        loop = asyncio.get_running_loop()
+        try:
+            sock, _ = self._sock.accept()
+        except OSError as error:
+            if not isinstance(error, BlockingIOError | ConnectionAbortedError):  # too many open files, mostly
+                logging.getLogger("skyward").warning("a forwarded port can't take a client: %s", error)
+                loop.remove_reader(self._sock)
+                loop.call_later(PAUSE_SECONDS, self._look)
+            return
+        self._unled.add(sock)
+        task = loop.create_task(self._lead(sock))
+        self._clients.add(task)
+        task.add_done_callback(self._clients.discard)
+
+    async def _lead(self, sock: socket.socket) -> None:
         """Serve one client. Whatever goes wrong resets its connection, and is logged."""
-        reader, writer = await asyncio.open_connection(sock=client, limit=CHUNK)
+        self._unled.discard(sock)
+        reader, writer = await asyncio.open_connection(sock=sock, limit=CHUNK)
         try:
             async with contextlib.AsyncExitStack() as stack:
                 await relay((reader, writer), await self._open(stack))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from skyward.errors import ConnectError
@@ -38,7 +38,8 @@ def _line(command: str, env: Mapping[str, str], folder: str) -> bytes:
     """Return one line for ``_RUN``."""
     exports = "".join(f"export {name}={_quoted(value)}; " for name, value in env.items())
     where = f"cd {_quoted(folder)} && " if folder else ""
-    return f"{exports}{where}eval {_quoted(command)}\n".encode()
+    # A shell of its own has the machine's mark in its environment from the start: it can be found by that.
+    return f"{exports}{where}exec sh -c {_quoted(command)}\n".encode()
 
 
 def _text(printed: bytes) -> str:
@@ -86,54 +87,70 @@ class SSHShell:
         Raises OSError when the connection is cut.
         """
         text = command if isinstance(command, str) else shlex.join(command)
-        conn = await self._connection.get()
         lines: list[str] = []
-        with as_os_error():
-            import asyncssh
-
-            async with conn.create_process(_RUN, encoding=None, stderr=asyncssh.STDOUT) as process:
-                with contextlib.suppress(BrokenPipeError):  # it ended without reading all
-                    process.stdin.write(_line(text, {**self._mark, **env}, self.root) + stdin)
-                    process.stdin.write_eof()
-                while line := await process.stdout.readline():
-                    lines.append(line.decode(errors="replace"))
-                    if on_line is not None:
-                        on_line(lines[-1].rstrip("\r\n"))
-                await process.wait_closed()
-                status = process.returncode
+        async with self._process(text, env) as process:
+            with contextlib.suppress(BrokenPipeError):  # it ended without reading all
+                process.stdin.write(stdin)
+                process.stdin.write_eof()
+            while line := await process.stdout.readline():
+                lines.append(line.decode(errors="replace"))
+                if on_line is not None:
+                    on_line(lines[-1].rstrip("\r\n"))
+            await process.wait_closed()
+            status = process.returncode
         return -1 if status is None else status, "".join(lines)
+
+    @contextlib.asynccontextmanager
+    async def _process(
+        self, command: str, env: Mapping[str, str], *, apart: bool = False
+    ) -> AsyncGenerator[SSHClientProcess[bytes]]:
+        """Start a shell line; kill it if the block does not end well: a server lets it run on by itself.
+
+        ``apart``: its standard error does not go where its output goes.
+        """
+        conn = await self._connection.get()
+        import asyncssh  # loaded by now
+
+        with as_os_error():
+            process = await conn.create_process(
+                _RUN, encoding=None, stderr=asyncssh.PIPE if apart else asyncssh.STDOUT
+            )
+            try:
+                process.stdin.write(_line(command, {**self._mark, **env}, self.root))
+                yield process
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    process.kill()
+                raise
+            finally:
+                process.close()
 
     async def put(self, path: str, data: Iterable[bytes], mode: int = 0o600) -> None:
         """Write a file: whole, or not at all. Raises OSError with what the machine said."""
         draft = shlex.quote(path + "~")
         command = f"umask 077; cat > {draft} && chmod {mode:o} {draft} && mv {draft} {shlex.quote(path)}"
-        conn = await self._connection.get()
-        with as_os_error():
-            async with conn.create_process(_RUN, encoding=None) as process:
-                process.stdin.write(_line(command, self._mark, self.root))
-                with contextlib.suppress(BrokenPipeError):
-                    for chunk in data:
-                        process.stdin.write(chunk)
-                        await process.stdin.drain()
-                    process.stdin.write_eof()
-                printed = await process.stderr.read()
-                await process.wait_closed()
-                if process.returncode:
-                    raise OSError(f"{self._endpoint.address}: can't write {path}: {_text(printed)}")
+        async with self._process(command, {}, apart=True) as process:
+            with contextlib.suppress(BrokenPipeError):
+                for chunk in data:
+                    process.stdin.write(chunk)
+                    await process.stdin.drain()
+                process.stdin.write_eof()
+            printed = await process.stderr.read()
+            await process.wait_closed()
+            if process.returncode:
+                raise OSError(f"{self._endpoint.address}: can't write {path}: {_text(printed)}")
 
     async def get(self, path: str, start: int = 0) -> AsyncIterator[bytes]:
         """Read a file from its byte ``start`` on. Raises OSError with what the machine said."""
-        conn = await self._connection.get()
-        with as_os_error():
-            async with conn.create_process(_RUN, encoding=None) as process:
-                process.stdin.write(_line(f"tail -c +{start + 1} {shlex.quote(path)}", {}, self.root))
-                process.stdin.write_eof()
-                while data := await process.stdout.read(READ_BYTES):
-                    yield data
-                printed = await process.stderr.read()
-                await process.wait_closed()
-                if process.returncode:
-                    raise OSError(f"{self._endpoint.address}: can't read {path}: {_text(printed)}")
+        command = f"tail -c +{start + 1} {shlex.quote(path)}"
+        async with self._process(command, {}, apart=True) as process:
+            process.stdin.write_eof()
+            while data := await process.stdout.read(READ_BYTES):
+                yield data
+            printed = await process.stderr.read()
+            await process.wait_closed()
+            if process.returncode:
+                raise OSError(f"{self._endpoint.address}: can't read {path}: {_text(printed)}")
 
     def close(self) -> None:
         """Let go of the connection. Ends nothing on the machine. Idempotent."""
