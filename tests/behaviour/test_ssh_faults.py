@@ -43,7 +43,7 @@ def held(path: str) -> str:
     "Run until a file is there."
     with open(os.path.expanduser("~/held"), "a") as file:
         file.write("x")
-    while not os.path.exists(path):
+    while not os.path.exists(os.path.expanduser(path)):
         time.sleep(0.02)
     return socket.gethostname()
 
@@ -100,11 +100,15 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -
         time.sleep(0.05)
 
 
+def home(node: Node) -> str:
+    return node.exec("echo ~").strip()
+
+
 def runs(*nodes: Node) -> list[int]:
     found: list[int] = []
     for node in nodes:
-        if node.exists("/root/runs"):
-            found += map(int, node.read("/root/runs").split())
+        if node.exists(f"{home(node)}/runs"):
+            found += map(int, node.read(f"{home(node)}/runs").split())
     return sorted(found)
 
 
@@ -156,13 +160,14 @@ def test_a_node_that_is_gone_for_good_has_its_tasks_run_elsewhere(
         names = task.hostname() @ pool
         gone = next(node for node in nodes if node.name == names[0])
         stays = next(node for node in nodes if node.name == names[1])
-        future = pool.run_async(task.held("/root/gate"), target=0)
-        other = task.held("/root/gate") > pool
-        wait_until(lambda: gone.exists("/root/held") and stays.exists("/root/held"), "two tasks that run")
+        future = pool.run_async(task.held("~/gate"), target=0)
+        other = task.held("~/gate") > pool
+        for node in (gone, stays):
+            wait_until(lambda: node.exists(f"{home(node)}/held"), "a task that runs")  # noqa: B023
         getattr(gone, how)()
         for node in nodes:
             if node is not gone:
-                node.write("/root/gate", "")
+                node.write(f"{home(node)}/gate", "")
         assert other.result(timeout=SECONDS) == stays.name
         assert future.result(timeout=SECONDS) not in (names[0], stays.name)
         wait_until(lambda: pool.current_nodes() == 2, "a replacement")
@@ -222,7 +227,7 @@ def test_a_package_that_does_not_exist_is_named(testbed: Testbed) -> None:
             pytest.fail("there is no such package")
     assert caught.value.phase == "packages"
     for node in nodes:
-        wait_until(lambda: not node.exists("/root/.skyward/machine"), "a host given back")  # noqa: B023
+        wait_until(lambda: not node.exists(f"{home(node)}/.skyward/machine"), "a host given back")  # noqa: B023
 
 
 def test_a_python_that_nobody_has_is_named(testbed: Testbed) -> None:

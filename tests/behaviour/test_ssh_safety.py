@@ -67,7 +67,7 @@ def files_with(node: Node, secret: str) -> str:
     """List the files of a node that hold a secret; the search itself must not show in a list of processes."""
     pattern = f'"{secret[:4]}""{secret[4:]}"'
     shared = "--exclude-dir=.cache --exclude-dir=.pyenv"  # with the host of these nodes
-    return node.exec(f"grep -rslF {shared} {pattern} /root /home /tmp /var/log /run /etc || true")
+    return node.exec(f"grep -rslF {shared} {pattern} ~ /home /tmp /var/log /run /etc || true")
 
 
 def test_secrets_are_in_no_argv_file_log_or_event(testbed: Testbed, client: Path) -> None:
@@ -117,7 +117,8 @@ def test_a_machine_ends_without_its_client(testbed: Testbed, client: Path) -> No
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     killed = time.monotonic()
-    while node.pids("skyward.node") or node.pids("sleep 1000") or node.exists("/root/.skyward/machine"):
+    machine = f"{node.exec('echo ~').strip()}/.skyward/machine"
+    while node.pids("skyward.node") or node.pids("sleep 1000") or node.exists(machine):
         assert time.monotonic() - killed < SECONDS, "it lives on"
         time.sleep(0.1)
     assert 3 < time.monotonic() - killed < 20  # ttl is 4

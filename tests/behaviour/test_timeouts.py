@@ -30,7 +30,7 @@ LATE = 3.0
 def impatient() -> Iterator[None]:
     """A cancelled task has less time to end than users' tasks have, before its process is ended."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skyward.engine.dispatch.KILL_AFTER", 1.0)
+        patch.setattr("skyward.engine.stopping.KILL_AFTER", 1.0)
         yield
 
 

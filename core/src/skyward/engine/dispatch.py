@@ -22,20 +22,22 @@ from skyward.engine.deadlines import Deadlines
 from skyward.engine.free import FreeLanes
 from skyward.engine.lane import Lane, LaneHandler
 from skyward.engine.outcomes import crashed, interrupted, not_brought, settle, timed_out
+from skyward.engine.queue import TaskQueue
 from skyward.engine.relay import StreamRelay
+from skyward.engine.reports import report_completed, report_started
+from skyward.engine.stopping import stop
 from skyward.engine.task import Outcome, Task
+from skyward.engine.uploads import Uploads
 from skyward.errors import NodeLostError, PoolStateError, SkywardError
 from skyward.events import TaskCompleted, TaskStarted
 from skyward.link import frames
-from skyward.subscriptions import publish, wanted
+from skyward.subscriptions import wanted
 
 if TYPE_CHECKING:
     from skyward.engine.loop import LoopThread
     from skyward.engine.packing import Packer
     from skyward.link.blobs import BlobStore
 
-KILL_AFTER = 3.0
-"""Seconds a cancelled task has to end before its process is ended."""
 IDLE_POLL = 0.005
 """Seconds between looks at whether the last task is over, at the end of a pool."""
 TURN = 1000
@@ -65,15 +67,14 @@ class Dispatcher(LaneHandler):
         self._on_pressure = on_pressure
         self._inbox: deque[Task] = deque()
         self._woken = False
-        self._queue: deque[Task] = deque()
-        self._pinned: dict[int, deque[Task]] = {}
+        self._queue = TaskQueue()
         self._lanes: list[Lane] = []
         self._free = FreeLanes()
         self._touched: set[Lane] = set()
         self._flushing = False
         self._pumping = False
         self._running: set[Task] = set()
-        self._uploads: dict[asyncio.Task[None], Task] = {}
+        self._uploads = Uploads(blobs, self.on_brought)
         self._arriving: set[Task] = set()
         self._deadlines = Deadlines(self._loop, self._running, self._time_out)
         self._relay = StreamRelay(loop, blobs, packer)
@@ -86,7 +87,7 @@ class Dispatcher(LaneHandler):
 
     def submit(self, task: Task) -> None:
         """Take a task: at once where a lane is idle, which saves a change of threads, or by the inbox."""
-        if not self._inbox and not self._queue and self._express(task):
+        if not self._inbox and not self._queue.open and self._express(task):
             return
         self._inbox.append(task)
         if not self._woken:
@@ -106,8 +107,7 @@ class Dispatcher(LaneHandler):
 
     @property
     def queued(self) -> int:
-        waiting = len(self._queue) + len(self._inbox) + len(self._uploads) + len(self._arriving)
-        return waiting + sum(map(len, self._pinned.values()))
+        return len(self._queue) + len(self._inbox) + len(self._uploads.tasks) + len(self._arriving)
 
     @property
     def running(self) -> int:
@@ -150,11 +150,9 @@ class Dispatcher(LaneHandler):
         self._deadlines.close()
         self._ahead.close()
         self._take_in()
-        tasks = [*self._queue, *(task for pinned in self._pinned.values() for task in pinned)]
+        tasks = self._queue.clear()
         tasks += [task for lane in self._lanes for task in lane.unanswered.values()]
-        tasks += [*self._uploads.values(), *self._arriving]
-        self._queue.clear()
-        self._pinned.clear()
+        tasks += [*self._uploads.tasks, *self._arriving]
         for task in tasks:
             self._fail(task, error)
 
@@ -172,28 +170,12 @@ class Dispatcher(LaneHandler):
             else:
                 if task.output is not None or task.streams:
                     self._relay.open(task, self._deadlines.extend, self._cancel)
-                self._enqueue(task)
+                self._queue.put(task)
         if self._inbox and not self._woken:
             self._woken = True
             self._loop.call_soon(self._take_in)
         self._pump()
         self._flush()  # nothing more to gather: another turn of the loop would only cost time
-
-    def _enqueue(self, task: Task, *, first: bool = False) -> None:
-        queue = self._queue if task.rank is None else self._pinned.setdefault(task.rank, deque())
-        if first:
-            queue.appendleft(task)
-        else:
-            queue.append(task)
-
-    def _next_for(self, lane: Lane) -> Task | None:
-        """Take the oldest task that may go to ``lane``: one pinned to its node first."""
-        for queue in (self._pinned.get(lane.node.rank), self._queue):
-            while queue:
-                task = queue.popleft()
-                if not task.done:
-                    return task
-        return None
 
     def _pump_soon(self) -> None:
         """Hand out once for all the results that came in one read."""
@@ -205,66 +187,46 @@ class Dispatcher(LaneHandler):
         self._pumping = False
         now = self.now()
         useless: list[Lane] = []
-        while (self._queue or self._pinned) and (lane := self._free.take()) is not None:
+        while self._queue and (lane := self._free.take()) is not None:
             if not lane.has_room:
                 continue
-            task = self._next_for(lane)
+            task = self._queue.next_for(lane.node.rank)
             if task is None:
                 useless.append(lane)
                 continue
             if lane.lacks(task):
-                self._bring(lane, task)
+                self._uploads.bring(lane, task)
             else:
                 lane.assign(task, now)
                 self._touch(lane)
             self._free.offer(lane)
         for lane in useless:
             self._free.offer(lane)
-        if self._pinned:
-            self._pinned = {rank: queue for rank, queue in self._pinned.items() if queue}
-        if self._queue:
+        if self._queue.open:
             self._send_ahead(now)
             self._on_pressure()
 
     def _send_ahead(self, now: float) -> None:
-        for lane, room in self._ahead.rooms(self._queue):
+        for lane, room in self._ahead.rooms(self._queue.open):
             for _ in range(room):
-                task = self._next_for(lane)
+                task = self._queue.next_for(lane.node.rank)
                 if task is None:
                     break
                 if lane.lacks(task):
-                    self._enqueue(task, first=True)
+                    self._queue.put_first(task)
                     break
                 lane.assign(task, now)
             self._touch(lane)
 
-    def _bring(self, lane: Lane, task: Task) -> None:
-        """Have the values that a task needs brought to the node; it keeps its slot there meanwhile."""
-        lane.uploading += 1
-        upload = self._loop.create_task(self._assign_later(lane, task))
-        self._uploads[upload] = task
-        upload.add_done_callback(self._uploads.pop)
-
-    async def _assign_later(self, lane: Lane, task: Task) -> None:
-        blobs = (*task.blobs, *task.code.blobs)
-        for blob in blobs:
-            self._blobs.hold(blob)
-        problem: OSError | None = None
-        try:
-            await lane.bring(task)
-        except OSError as error:
-            problem = error
-        finally:
-            lane.uploading -= 1
-            for blob in blobs:
-                self._blobs.release(blob)
+    def on_brought(self, lane: Lane, task: Task, problem: OSError | None) -> None:
+        """A task's values are on the node of its lane, or can't be brought there."""
         if problem is not None and not isinstance(problem, ConnectionError):
             self._fail(task, not_brought(task, lane.node.rank, problem))
         elif not task.done and lane.usable and problem is None:
             lane.assign(task, self.now())
             lane.flush()
         elif not task.done:
-            self._enqueue(task, first=True)
+            self._queue.put_first(task)
         self._free.offer(lane)
         self._pump()
 
@@ -285,7 +247,7 @@ class Dispatcher(LaneHandler):
 
     def on_recalled(self, lane: Lane, tasks: list[Task]) -> None:
         for task in reversed(tasks):
-            self._enqueue(task, first=True)
+            self._queue.put_first(task)
         self._pump()
 
     # outcomes
@@ -299,14 +261,7 @@ class Dispatcher(LaneHandler):
         if task.timeout:
             self._deadlines.watch(task, now)
         if wanted(TaskStarted):
-            publish(
-                TaskStarted(
-                    pool=self._pool,
-                    task_id=task.id,
-                    instance=task.lane.node.instance,
-                    function_name=task.name,
-                )
-            )
+            report_started(self._pool, task)
 
     def on_progress(self, task: Task) -> None:
         self._deadlines.extend(task)
@@ -325,14 +280,14 @@ class Dispatcher(LaneHandler):
         self._running.discard(task)
         self._arriving.add(task)
         self._free.offer(lane)
-        if self._queue or self._pinned:
+        if self._queue:
             self._pump_soon()
 
     def on_outcome(self, lane: Lane, task: Task, status: int, micros: int, outcome: Outcome) -> None:
         self._arriving.discard(task)
         if not task.done:
             if wanted(TaskCompleted):
-                self._report(lane, task, status, micros)
+                report_completed(self._pool, lane, task, status, micros)
             self._complete(task, status, outcome)
 
     def on_value_lost(self, task: Task) -> None:
@@ -355,19 +310,6 @@ class Dispatcher(LaneHandler):
             settle(task.future, error=PoolStateError(f"{task.name}() was cancelled on its node"))
         else:
             settle(task.future, outcome)
-
-    def _report(self, lane: Lane, task: Task, status: int, micros: int) -> None:
-        publish(
-            TaskCompleted(
-                pool=self._pool,
-                task_id=task.id,
-                instance=lane.node.instance,
-                function_name=task.name,
-                duration=micros / 1e6,
-                success=status != frames.RAISED,
-                error="raised" if status == frames.RAISED else "",
-            )
-        )
 
     def _fail(self, task: Task, error: BaseException) -> None:
         if task.done:
@@ -402,22 +344,13 @@ class Dispatcher(LaneHandler):
         if task.output is not None:
             task.output.end(None)
         if lane is not None and task.id in lane.unanswered:
-            self._stop(lane, task, "its task was cancelled and did not end")
-
-    def _stop(self, lane: Lane, task: Task, why: str) -> None:
-        self._running.discard(task)
-        lane.cancel(task)
-        delay = KILL_AFTER if lane.slots == 1 else 5 * KILL_AFTER
-        self._loop.call_later(delay, self._end_process, lane, task, why)
-
-    def _end_process(self, lane: Lane, task: Task, why: str) -> None:
-        if task.id in lane.unanswered and task.lane is lane:
-            lane.node.end_worker(lane, why)
+            self._running.discard(task)
+            stop(lane, task, "its task was cancelled and did not end")
 
     def _time_out(self, task: Task) -> None:
         lane: Lane = task.lane
         self._fail(task, timed_out(task, lane.node.rank))
-        self._stop(lane, task, f"a task ran longer than {task.timeout:g} s and did not end when cancelled")
+        stop(lane, task, f"a task ran longer than {task.timeout:g} s and did not end when cancelled")
 
     # losing a process
 
@@ -435,7 +368,7 @@ class Dispatcher(LaneHandler):
                 continue
             began, task.started, task.lane = bool(task.started), 0.0, None
             if not began:
-                self._enqueue(task, first=True)
+                self._queue.put_first(task)
             elif kind in ("crash", "oom"):
                 self._fail(task, crashed(task, rank, cause, len(running)))
             else:
@@ -446,11 +379,11 @@ class Dispatcher(LaneHandler):
     def _lost(self, task: Task, rank: int, cause: str) -> None:
         task.attempts += 1
         if task.attempts <= self._retries and task.can_retry:
-            self._enqueue(task, first=True)
+            self._queue.put_first(task)
             return
         self._fail(task, interrupted(task, rank, cause))
 
     def abandon_rank(self, rank: int, reason: str) -> None:
         """Fail the tasks pinned to a node that will not come back."""
-        for task in self._pinned.pop(rank, ()):
+        for task in self._queue.abandoned(rank):
             self._fail(task, NodeLostError(f"{task.name}() can't run on node {rank}: {reason}", rank=rank))

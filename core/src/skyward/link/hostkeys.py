@@ -74,7 +74,7 @@ class HostKeys:
                 "be pinned at first contact"
             )
             return False
-        _pin(f"{_name(host, port)} {key.export_public_key().decode().strip()}\n")
+        _pin(f"{_name(host, port)} {key.export_public_key().decode().strip()}")
         self.pinned = shown
         return True
 
@@ -86,8 +86,11 @@ def _name(host: str, port: int) -> str:
 def _pin(line: str) -> None:
     path = store()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileNotFoundError):
+        if line in path.read_text().splitlines():  # by a connection that was made at the same time
+            return
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(fd, line.encode())  # one write: two processes at once leave two whole lines
+        os.write(fd, f"{line}\n".encode())  # one write: two processes at once leave two whole lines
     finally:
         os.close(fd)
