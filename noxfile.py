@@ -96,14 +96,18 @@ def imports(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """pytest over every distribution, what crosses them, and the guides. Words after -- go to pytest."""
+    """pytest over every distribution, what crosses them, and the guides. Words after -- go to pytest.
+
+    Behaviour over SSH does not depend on the Python: it is tested on the newest.
+    """
+    machines = {} if session.python == PYTHONS[-1] else {"SKYWARD_TEST_MACHINES": "local"}
     python = str(Path(session.bin) / "python")
     uv(session, "sync", "--active", "--python", python, "--all-packages", "--group", "tests")
     # The types session runs tests/typing: its answers don't depend on the Python that asks.
     cache = f"cache_dir={session.create_tmp()}/pytest"
     # Most tests wait for processes, so three fit on two cores; a file's tests share pools and stay together.
     spread = ["-n", "3", "--dist", "loadfile"]
-    session.run("python", "-m", "pytest", "--ignore=tests/typing", "-o", cache, *spread, *session.posargs)
+    session.run("python", "-m", "pytest", "--ignore=tests/typing", "-o", cache, *spread, *session.posargs, env=machines)
 
 
 @nox.session(venv_backend="none")

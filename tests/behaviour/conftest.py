@@ -83,7 +83,10 @@ def server() -> Iterator[loopback.Server]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="module", params=["local", "ssh"], autouse=True)
+KINDS = os.environ.get("SKYWARD_TEST_MACHINES", "local ssh").split()
+
+
+@pytest.fixture(scope="module", params=KINDS, autouse=True)
 def machines(request: pytest.FixtureRequest) -> Iterator[str]:
     """How the machines of pools that name no provider are reached."""
     if request.param == "local":

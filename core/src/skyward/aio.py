@@ -8,6 +8,7 @@ reaches the task.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
@@ -25,16 +26,19 @@ from skyward.waiting import FAILURE_GRACE, MapWindow, cancel, settled_nodes
 
 if TYPE_CHECKING:
     from contextvars import Token
+    from os import PathLike
     from types import TracebackType
 
     from skyward.engine.streams import Items
     from skyward.events import Log
+    from skyward.forwards import Forward
     from skyward.futures import CallFuture
     from skyward.options import Options
     from skyward.pool import NodeTarget
     from skyward.snapshot import NodeSnapshot, PoolSnapshot
     from skyward.spec import NodeSpec, Spec
     from skyward.timing import Timing
+    from skyward.transfers import Transfer
 
 
 FILL_SECONDS = 0.001
@@ -246,6 +250,35 @@ class Pool:
         """Run ``fn(*args, **kwargs)`` on one node. What is returned can be awaited later, and cancelled."""
         function = as_function(fn)
         return self._spawned(self.run(PendingFunction(function, args, kwargs, function.timeout)))
+
+    # the nodes' machines
+
+    async def upload(
+        self, local: str | PathLike[str], remote: str | PathLike[str], *, node: NodeTarget = None
+    ) -> list[Transfer]:
+        """Bring a file or folder to every ready node, or to one, as ``Pool.upload``. Cancelling stops it."""
+        return await asyncio.wrap_future(self.sync.moving("upload", local, remote, node))
+
+    async def download(
+        self, remote: str | PathLike[str], local: str | PathLike[str], *, node: NodeTarget = "head"
+    ) -> list[Transfer]:
+        """Bring a file or folder from a node, as ``Pool.download``. Cancelling stops it."""
+        return await asyncio.wrap_future(self.sync.moving("download", local, remote, node))
+
+    @contextlib.asynccontextmanager
+    async def forward(
+        self, port: int, *, node: Literal["head"] | int = "head", local_port: int | None = None
+    ) -> AsyncGenerator[Forward]:
+        """Have a port of this computer lead to one of a node: ``async with pool.forward(8888) as web:``."""
+        forward = self.sync.forward(port, node=node, local_port=local_port)
+        try:
+            yield forward
+        finally:
+            await self._awaiting.in_thread(forward.close)
+
+    async def shell(self, node: Literal["head"] | int = "head") -> int:
+        """Run a shell on a node, in this program's terminal; return its exit status."""
+        return await self._awaiting.in_thread(lambda: self.sync.shell(node))
 
     # the pool itself
 

@@ -33,7 +33,7 @@ from skyward.events import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from skyward.events import Instance, Metric
     from skyward.snapshot import NodeSnapshot, PoolSnapshot, Progress, TaskCounts
@@ -67,7 +67,13 @@ LIFECYCLE: tuple[type[Event], ...] = (
 )
 """What becomes of a pool and its nodes: for ``Console.handles``. Tasks are counted in snapshots instead."""
 
-_PERCENT = frozenset({"cpu", "memory", "gpu", "disk"})
+_UNITS = {
+    **dict.fromkeys(("cpu", "memory", "gpu", "disk"), (1, " %")),
+    **dict.fromkeys(("memory_used", "gpu_memory"), (1024, " GiB")),
+    **dict.fromkeys(("network_rx", "network_tx"), (1e6, " MB/s")),
+    "gpu_temp": (1, " °C"),
+}
+"""How a metric is shown: what its value is divided by, and the unit then."""
 
 
 # ── durations, rates, money ──────────────────────────────────────────────────────────────────────────────
@@ -279,19 +285,24 @@ class Metrics:
     """The last reading of every metric of every node, and their means over the nodes."""
 
     def __init__(self) -> None:
-        self._last: dict[str, dict[int, float]] = {}
+        self._last: dict[str, dict[tuple[int, str], float]] = {}
 
     def feed(self, metric: Metric) -> None:
-        """Take a reading; the last of each node counts."""
-        self._last.setdefault(metric.name, {})[metric.instance.node] = metric.value
+        """Take a reading; the last of each node counts, or of each of its devices."""
+        name, _, device = metric.name.partition(":")
+        if not device.isdigit():  # such as a path
+            name, device = metric.name, ""
+        self._last.setdefault(name, {})[metric.instance.node, device] = metric.value
 
     def text(self) -> str:
         """Return ``cpu 43 %, gpu 88 %``; totals are left out because they don't change."""
         shown = [(name, nodes) for name, nodes in self._last.items() if not name.endswith("_total")]
-        return ", ".join(
-            f"{clean(name)} {sum(nodes.values()) / len(nodes):.4g}{' %' if name in _PERCENT else ''}"
-            for name, nodes in shown[:8]
-        )
+        return ", ".join(_mean_text(name, nodes.values()) for name, nodes in shown[:8])
+
+
+def _mean_text(name: str, values: Collection[float]) -> str:
+    scale, unit = _UNITS.get(name.partition(":")[0], (1, ""))
+    return f"{clean(name)} {sum(values) / len(values) / scale:.3g}{unit}"
 
 
 # ── progress bars in remote output ───────────────────────────────────────────────────────────────────────

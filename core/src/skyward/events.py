@@ -171,7 +171,10 @@ class TaskCompleted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric(Event):
-    """One reading of a metric on a node."""
+    """One reading of a metric on a node. ``name`` ends in the device where there may be several: ``gpu:0``.
+
+    Units: see the functions of ``sky.metrics``.
+    """
 
     instance: Instance
     name: str

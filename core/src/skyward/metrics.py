@@ -2,7 +2,10 @@
 
 ``sky.metrics.CPU(interval=1)`` describes a reading. The node's agent takes it: a built-in reading (``kind``)
 straight from the kernel or the driver, without a process for each sample; a ``Custom`` one by running its
-``command`` in a shell. Readings are streamed to the client as ``Metric`` events.
+``command`` in a shell. Readings are streamed to the client as ``Metric`` events, one for a value.
+
+In a container whose control group allows less than the machine has, CPU and memory are about what it allows.
+A reading that the machine can't give, such as a GPU's where there is none, is absent.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ class Metric:
 
     ``name`` labels the series. ``kind`` names a built-in reading and is empty for a custom one, whose
     ``command`` prints the number. ``target`` says of what: a GPU's index, a path, a network interface; empty
-    means all GPUs, or the interface of the default route. ``multi``: a sample holds one value per device.
+    means all GPUs, or the interface of the default route. ``multi``: a sample holds one value per device, and
+    their events are named ``gpu:0``, ``gpu:1`` and so on. The least interval is 0.1 s.
     """
 
     name: str
@@ -95,7 +99,10 @@ def NetworkTx(interface: str | None = None, interval: float = 3.0) -> Metric:
 
 
 def Custom(name: str, command: str, interval: float = 3.0) -> Metric:
-    """What ``command``, a shell line run on the node, prints: one number."""
+    """What ``command``, a shell line run on the node, prints: one number, within 10 s or the interval.
+
+    It runs in the image's environment. If it prints anything else, or fails, an ``Error`` event says so once.
+    """
     return Metric(name, command, interval)
 
 

@@ -62,6 +62,7 @@ class HealthChecker:
 
     ``fn`` returns True for healthy; False, or a string that says what is wrong, for not. An exception, or no
     answer within ``timeout``, counts as not. After ``consecutive_failures`` in a row the node is replaced.
+    It runs in a process of its own beside the workers; a node takes tasks once it was found healthy.
     """
 
     fn: Callable[[InstanceInfo], bool | str]

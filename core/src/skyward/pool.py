@@ -22,10 +22,14 @@ from skyward.spec import Nodes, PoolState
 from skyward.waiting import MapWindow, as_they_come, mapped, values, values_of_nodes
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from skyward.events import Log
+    from skyward.forwards import Forward
     from skyward.snapshot import NodeSnapshot, PoolSnapshot
     from skyward.spec import NodeSpec
     from skyward.timing import Timing
+    from skyward.transfers import Transfer
 
 type NodeTarget = Literal["head"] | int | None
 """The head node, a rank, or any node."""
@@ -167,6 +171,74 @@ class Pool:
             yield batch
         finally:
             del self._engine.batches[id(batch)]
+
+    # the nodes' machines
+
+    def upload(
+        self, local: str | PathLike[str], remote: str | PathLike[str], *, node: NodeTarget = None
+    ) -> list[Transfer]:
+        """Bring a file or folder to every ready node, or to one: ``"head"`` or a rank.
+
+        ``remote`` is relative to the folder that tasks run in, which goes with the pool; ``~/`` is the user's
+        home. A file goes into ``remote`` if that is a folder or ends in "/"; of a folder the content goes
+        there. What a node has already is skipped; what was cut off, also by Ctrl-C, goes on where it ended.
+
+        Raises ConfigError for what is wrong here, NodeError there, ConnectError when a node is out of reach;
+        an ExceptionGroup when several failed. The others have theirs.
+        """
+        return self._moved("upload", local, remote, node)
+
+    def download(
+        self, remote: str | PathLike[str], local: str | PathLike[str], *, node: NodeTarget = "head"
+    ) -> list[Transfer]:
+        """Bring a file or folder from a node, as ``upload`` does the other way.
+
+        ``node=None`` is every ready node; ``local`` then holds ``{rank}``, which is replaced.
+        """
+        return self._moved("download", local, remote, node)
+
+    def _moved(self, kind: Literal["upload", "download"], *paths_and_node: Any) -> list[Transfer]:
+        future = self.moving(kind, *paths_and_node)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # a no-op unless waiting was interrupted
+            raise
+
+    def moving(
+        self, kind: Literal["upload", "download"], local: object, remote: object, node: NodeTarget
+    ) -> Future[list[Transfer]]:
+        """Begin an upload or a download without waiting for it. Cancelling the future stops it."""
+        from skyward.transfers import start
+
+        return start(self._engine, self._lifetime.loop, kind, local, remote, self.rank_of(node))
+
+    def forward(
+        self, port: int, *, node: Literal["head"] | int = "head", local_port: int | None = None
+    ) -> Forward:
+        """Have a port of this computer's 127.0.0.1 lead to ``port`` of a node's own 127.0.0.1.
+
+        ``with pool.forward(8888) as web: print(web.url)``; it ends with the block, by ``close()``, or with
+        the pool. ``local_port``: which port of this computer, instead of one that is free.
+        """
+        from skyward.forwards import Forward
+
+        return Forward(self._engine, self._lifetime.loop, port, self._one_rank(node), local_port)
+
+    def shell(self, node: Literal["head"] | int = "head") -> int:
+        """Run a shell on a node, in this program's terminal, until it ends; return its exit status.
+
+        Tasks go on meanwhile. Raises UsageError where there is no terminal, ConnectError when it is cut off.
+        """
+        from skyward.shells import run
+
+        return run(self._engine, self._lifetime.loop, self._one_rank(node))
+
+    def _one_rank(self, node: NodeTarget) -> int:
+        rank = self.rank_of(node)
+        if rank is None:
+            raise UsageError("node is 'head' or a node's rank, not None: it is one node that is meant")
+        return rank
 
     # the pool itself
 

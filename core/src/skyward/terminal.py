@@ -14,6 +14,7 @@ pools at once share one screen. Used by consoles.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import io
 import os
 import sys
@@ -24,7 +25,7 @@ from skyward.console import cell_width, clean, fit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Iterable, Sequence
     from typing import Any, TextIO
 
 FRAME = 0.095
@@ -101,6 +102,25 @@ def open_area() -> Area | None:
         return area
 
 
+@contextlib.contextmanager
+def lent() -> Generator[None]:
+    """Leave the terminal to somebody else: the rows are gone meanwhile, and what is printed comes afterwards
+    (of much, the end).
+    """
+    with _lock:
+        screen = _screen
+        if screen is not None:
+            screen.paint(bare=True)
+            screen.is_lent = True
+    try:
+        yield
+    finally:
+        with _lock:
+            if screen is not None:
+                screen.is_lent = False
+                screen.paint()
+
+
 def is_capable(stream: TextIO | None) -> bool:
     """Return whether ``stream`` is a terminal that can move its cursor."""
     try:
@@ -139,6 +159,7 @@ class _Screen:
         self.stream = stream
         self.areas: list[Area] = []
         self.pid = os.getpid()
+        self.is_lent = False
         self._pending: list[str] = []
         self._pending_size = 0
         self._tail = ""
@@ -229,10 +250,14 @@ class _Screen:
         if time.monotonic() - self._painted_at >= FRAME or self._pending_size > _PENDING_LIMIT:
             self.paint()
 
-    def paint(self, last: bool = False) -> None:
+    def paint(self, last: bool = False, *, bare: bool = False) -> None:
+        if self.is_lent and not last:
+            while self._pending_size > _PENDING_LIMIT and len(self._pending) > 1:
+                self._pending_size -= len(self._pending.pop(0))
+            return
         columns, lines = self.size()
         rows: list[str] = []
-        if not last:
+        if not (last or bare):
             # The end of an unfinished line is what the user looks at. Two lines of the terminal stay free:
             # the one the cursor rests on, and one to scroll through.
             tail = [_end(clean(self._tail), columns - 1)] if self._tail.strip() else []

@@ -232,10 +232,18 @@ def test_metrics_are_means_over_the_nodes() -> None:
         (0, "cpu", 40),
         (1, "cpu", 50),
         (0, "rss_total", 9),
+        (0, "gpu_memory_total:1", 9),
         (0, "loss", 0.25),
+        (0, "gpu:0", 100),
+        (0, "gpu:1", 50),
+        (1, "gpu:0", 30),
+        (0, "disk", 30),
+        (0, "disk:/data", 50),
+        (0, "memory_used", 3 * 1024),
+        (1, "memory_used", 1024),
     ):
         metrics.feed(Metric(pool="p", instance=replace(NODE, node=node), name=name, value=value))
-    assert metrics.text() == "cpu 45 %, loss 0.25"
+    assert metrics.text() == "cpu 45 %, loss 0.25, gpu 60 %, disk 30 %, disk:/data 50 %, memory_used 2 GiB"
 
 
 # ── progress bars ──

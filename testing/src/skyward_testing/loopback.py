@@ -31,7 +31,9 @@ KbdInteractiveAuthentication no
 MaxStartups 200
 MaxSessions 200
 PrintMotd no
+SetEnv SHLVL=2
 """
+# The last line keeps bash from reading the user's ~/.bashrc for every command, as it does below an SSH server.
 
 
 def unavailable() -> str | None:

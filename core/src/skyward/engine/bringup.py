@@ -11,6 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from skyward.engine.health import health_config
 from skyward.engine.node import Node
 from skyward.engine.remote import Prepared, set_up
 from skyward.engine.setup import agent_config, bootstrap, check_local_image, remote_recipe
@@ -79,12 +80,15 @@ class NodeFactory:
         self._on_machine = on_machine
         self._images: dict[int, tuple[Image, tuple[Op, ...]]] = {}
         self._recipes: dict[int, asyncio.Task[Recipe]] = {}
+        self._health: dict[str, Any] | None = None
 
     def prepare(self, specs: Iterable[tuple[PoolSpec, ProviderConfig]]) -> None:
         """Ask the plugins once for what every node is set up with. Raises ConfigError for what can't be had
         here.
         """
         for spec, config in specs:
+            if spec.health_checker is not None and self._health is None:
+                self._health = health_config(spec.health_checker, self._project)
             image = self._hooks.image(spec.image, self._cluster())
             self._images[id(spec)] = image, self._hooks.bootstrap(self._cluster())
             if config.here:
@@ -179,14 +183,18 @@ class NodeFactory:
                 facts=self._facts(node.rank, machine),
                 prepared=prepared,
                 no_collections=self._topology.collections_error(),
+                metrics=self._images[id(spec)][0].metrics,
+                health=self._health,
             )
             async with asyncio.timeout(spec.bootstrap_timeout):
                 await node.start(prepared.python, config)
+            await node.admit()
         except TimeoutError:
             raise _too_slow(node, machine, spec.bootstrap_timeout) from None
         except OSError as error:
             raise ConnectError(
-                f"node {node.rank}: the connection was lost in phase {node.phase or 'agent'}: {error}",
+                f"node {node.rank}: the connection was lost in phase {node.phases.current or 'agent'}: "
+                f"{error}",
                 rank=node.rank,
                 machine=machine.id,
             ) from error
@@ -203,7 +211,7 @@ class NodeFactory:
 
 
 def _too_slow(node: Node, machine: Machine, seconds: float) -> BootstrapError:
-    phase = node.phase or "agent"
+    phase = node.phases.current or "agent"
     return BootstrapError(
         f"node {node.rank} was not ready {seconds:g} s after its start (phase {phase}); "
         "Options(bootstrap_timeout=...) waits longer",

@@ -322,6 +322,26 @@ class Lane:
         self._incoming.close()
 
 
+class FrameCounter:
+    """Has a lane count whole frames: of one that was cut in two, the next connection brings all."""
+
+    __slots__ = ("_bytes", "_lane", "_on_frame")
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._on_frame = lane.on_frame
+        self._bytes = 0
+
+    def on_frame(self, kind: int, body: memoryview) -> None:
+        self._bytes += frames.HEADER.size + len(body)
+        self._on_frame(kind, body)
+
+    def on_received(self, size: int, fds: bool) -> None:
+        whole, self._bytes = self._bytes, 0
+        # A process for one task waits for the word that its result is here, before it ends.
+        self._lane.on_received(whole, fds or self._lane.single_use)
+
+
 class LaneHandler:
     """What a lane tells the dispatcher. An interface; the dispatcher subclasses it."""
 

@@ -6,6 +6,7 @@ goes down the list while providers answer that they have no capacity.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from dataclasses import dataclass
@@ -97,6 +98,18 @@ class Market:
             )
         if self._selection == "cheapest":
             self.candidates.sort(key=lambda candidate: candidate.offer.usd_per_hour)
+
+    async def release(self, pool: PoolRef, seconds: float) -> list[BaseException]:
+        """Give everything back, and close the providers; return what went wrong. ``seconds``: for each step."""
+        problems: list[BaseException] = []
+        for provider in self.connected:
+            for step in (provider.release(pool), provider.aclose()):
+                try:
+                    async with asyncio.timeout(seconds):
+                        await step
+                except Exception as error:
+                    problems.append(error)
+        return problems
 
     async def launch(self, pool: PoolRef, rank: int, owner: str) -> tuple[Candidate, Machine]:
         """Rent one machine for ``rank`` from the best candidate that has capacity."""

@@ -8,51 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from skyward.engine.agentline import AgentLine, tries
 from skyward.engine.depot import Depot
-from skyward.engine.lane import Lane
+from skyward.engine.health import Health
+from skyward.engine.lane import FrameCounter, Lane
+from skyward.engine.phases import Phases
 from skyward.errors import BootstrapError, ConnectError, HostKeyError
-from skyward.events import Instance, InstancePhase, Log, WorkerDied
+from skyward.events import Error, Instance, Log, Metric, WorkerDied
 from skyward.link import frames
-from skyward.link.agentconfig import AGENT_SOCKET, AgentConfig, worker_socket
+from skyward.link.agentconfig import AgentConfig, worker_socket
+from skyward.link.doors import Place
 from skyward.link.frames import FrameError
 from skyward.snapshot import NodeSnapshot
-from skyward.subscriptions import publish
+from skyward.subscriptions import publish, wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from skyward.engine.dispatch import Dispatcher
     from skyward.hooks.values import Machine
     from skyward.link.links import Link
-    from skyward.link.wire import Wire
     from skyward.snapshot import NodeStatus
-
-PING_SECONDS = 5.0
-"""Between two words to the agent: a fraction of the least silence it minds."""
-
-
-class FrameCounter:
-    """Has a lane count whole frames: of one that was cut in two, the next connection brings all."""
-
-    __slots__ = ("_bytes", "_lane", "_on_frame")
-
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
-        self._on_frame = lane.on_frame
-        self._bytes = 0
-
-    def on_frame(self, kind: int, body: memoryview) -> None:
-        self._bytes += frames.HEADER.size + len(body)
-        self._on_frame(kind, body)
-
-    def on_received(self, size: int, fds: bool) -> None:
-        whole, self._bytes = self._bytes, 0
-        # A process for one task waits for the word that its result is here, before it ends.
-        self._lane.on_received(whole, fds or self._lane.single_use)
 
 
 class Node:
@@ -73,7 +50,6 @@ class Node:
         self.rank = rank
         self.machine = machine
         self.status: NodeStatus = "connecting"
-        self.phase = ""
         self.since = time.time()
         self.instance = Instance(
             id=machine.id,
@@ -85,56 +61,27 @@ class Node:
             spot=machine.spot,
         )
         self.done = 0
-        self.begun = begun
-        """When it was wanted, by ``time.monotonic``."""
-        self.phases: list[tuple[str, float, float]] = [("launch", begun, time.monotonic())]
-        """What was done to set it up, each with its begin and its end."""
+        self.phases = Phases(pool, self.instance, begun)
+        self.timed_phase = self.phases.timed
         self._pool = pool
         self._dispatcher = dispatcher
         self._on_lost = on_lost
         self._on_log = on_log
         self._lanes: dict[int, Lane] = {}
         self._attached: set[Lane] = set()
-        self._control: Wire | None = None
-        self._agent_session = ""
-        self._heard = 0
-        """Bytes of the agent's notices that have come, as ``skyward.link.session`` counts them."""
+        self._agent = AgentLine(self._on_notice, self._on_agent_cut)
+        self.command = self._agent.command
         self._config: AgentConfig | None = None
         self._link: Link | None = None
+        self.place: Place | None = None
+        """Where it is, for what is not a task; None before its agent is started."""
         self.depot: Depot | None = None
         """Where large values go, on a machine that descriptors don't reach."""
         self._up: asyncio.Future[None] | None = None
+        self._health: Health | None = None
+        self._is_open = True
+        """Whether tasks may come: with a health check, once it has passed."""
         self._tasks: set[asyncio.Task[None]] = set()
-
-    @contextmanager
-    def timed_phase(self, phase: str) -> Generator[list[str]]:
-        """Report one phase of setting up: its start, its end, its duration, and what is put into the list."""
-        begun = time.monotonic()
-        self.phase = phase
-        publish(InstancePhase(pool=self._pool, instance=self.instance, phase=phase, state="started"))
-        remarks: list[str] = []
-        try:
-            yield remarks
-        except BaseException as error:
-            detail = str(error) or type(error).__name__
-            self._publish_phase(phase, "failed", time.monotonic() - begun, detail)
-            raise
-        ended = time.monotonic()
-        self.phases.append((phase, begun, ended))
-        self._publish_phase(phase, "done", ended - begun, "; ".join(remarks))
-        self.phase = ""
-
-    def _publish_phase(self, phase: str, state: Any, seconds: float, detail: str) -> None:
-        publish(
-            InstancePhase(
-                pool=self._pool,
-                instance=self.instance,
-                phase=phase,
-                state=state,
-                seconds=seconds,
-                detail=detail,
-            )
-        )
 
     async def reach(self, link: Link, timeout: float, interval: float) -> None:
         """Connect to the machine. Raises ConnectError, HostKeyError or ConfigError; ends nothing."""
@@ -149,33 +96,54 @@ class Node:
         """Start the agent and wait for every worker. Raises ConnectError or BootstrapError; ends nothing."""
         assert self._link is not None
         self._config = config
+        assert self.machine.endpoint is not None
+        self.place = Place(
+            rank=self.rank,
+            machine=self.machine.id,
+            endpoint=self.machine.endpoint,
+            root=self._link.root,
+            cwd=config.cwd or self._link.root,
+            python=python,
+            delays=self._link.reconnect_delays,
+        )
         self._up = asyncio.get_running_loop().create_future()
+        if config.health is not None:
+            self._health, self._is_open = Health(self, self._pool, config.health["failures"]), False
         self.status = "starting"
         with self.timed_phase("agent"):
             await self._link.start_agent(python, config)
-            await self._open_control()
-        self._spawn(self._ping())
+            await self._agent.open(self._link)
+        self._spawn(self._agent.keep_alive())
         with self.timed_phase("worker"):
             await self._up
         if self.status != "starting":  # lost in the moment in which it was ready
             raise ConnectError(
                 f"node {self.rank} was lost while it started", rank=self.rank, machine=self.machine.id
             )
-        self.status = "ready"
+        if self._is_open:
+            self.status = "ready"
+
+    async def admit(self) -> None:
+        """Wait until a node that is checked is healthy, and let tasks come. Raises ConnectError or
+        BootstrapError; ends nothing.
+        """
+        if self._health is None:
+            return
+        with self.timed_phase("health"):
+            await self._health.passed()
+        if self.status != "starting":
+            raise ConnectError(
+                f"node {self.rank} was lost while it started", rank=self.rank, machine=self.machine.id
+            )
+        self.status, self._is_open = "ready", True
+        for lane in self._lanes.values():
+            if lane.session is not None:
+                self._dispatcher.add_lane(lane)
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _ping(self) -> None:
-        while True:
-            await asyncio.sleep(PING_SECONDS)
-            self.command({"do": "ping", "received": self._heard})
-
-    def command(self, message: dict[str, Any]) -> None:
-        if self._control is not None:
-            self._control.send(frames.json_frame(frames.COMMAND, message))
 
     def set_facts(self, facts: dict[str, Any]) -> None:
         """Tell the agent and the workers where they stand; tasks sent later see it."""
@@ -189,14 +157,9 @@ class Node:
 
     # the agent
 
-    def _on_control(self, kind: int, body: memoryview) -> None:
-        message = frames.read_json(body)
-        if message["event"] != "hello":
-            self._heard += frames.HEADER.size + len(body)
+    def _on_notice(self, message: dict[str, Any]) -> None:
         match message["event"]:
             case "hello":
-                if self._agent_session != message["session"]:
-                    self._agent_session, self._heard = message["session"], 0
                 for index, generation in message["workers"]:
                     self._spawn(self._open_lane(index, generation))
             case "worker-ready":
@@ -208,48 +171,28 @@ class Node:
             case "output":
                 for line in message["lines"]:
                     self.on_output(message["stream"], line, False)
+            case "metrics" if wanted(Metric):
+                for name, value in message["values"]:
+                    publish(Metric(pool=self._pool, instance=self.instance, name=name, value=value))
+            case "remark":
+                publish(Error(pool=self._pool, message=f"node {self.rank}: {message['what']}"))
+            case "health" if self._health is not None:
+                self._health.on_answer(message["what"])
+            case "health-broken" if self._health is not None:
+                self._health.on_broken(message["what"])
             case _:
                 pass
 
-    async def _tries(self) -> AsyncGenerator[None]:
-        """Wait before each try to open a wire again, and stop when it has been tried for long enough."""
-        assert self._link is not None
-        begun = time.monotonic()
-        for delay in self._link.reconnect_delays:
-            if delay:
-                await asyncio.sleep(delay)
-            if time.monotonic() - begun > self._link.patience:
-                return
-            yield
-
-    async def _open_control(self) -> None:
-        """Connect to the agent; what it had to say meanwhile comes first."""
-        assert self._link is not None
-        self._control, _ = await self._link.open(
-            AGENT_SOCKET, None, self._on_control, self._on_control_closed
-        )
-        hello = {"session": self._agent_session, "received": self._heard}
-        self._control.send(frames.json_frame(frames.HELLO, hello))
-
-    def _on_control_closed(self) -> None:
-        self._control = None
+    def _on_agent_cut(self) -> None:
         if self.status not in ("lost", "ended"):
             self._spawn(self._find_agent())
 
     async def _find_agent(self) -> None:
         """The connection to the agent closed: it died, or only the connection did."""
-        async for _ in self._tries():
-            try:
-                await self._open_control()
-            except (ConnectionRefusedError, FileNotFoundError):
-                break
-            except HostKeyError as error:
-                self.lose(str(error))
-                return
-            except (OSError, ConnectError):
-                continue
-            return
-        self.lose("its agent is gone")
+        assert self._link is not None
+        why = await self._agent.open_again(self._link)
+        if why is not None:
+            self.lose(why)
 
     def _on_failed(self, what: str) -> None:
         last = what.strip().splitlines()[-1] if what.strip() else "no reason given"
@@ -295,7 +238,7 @@ class Node:
     async def _connect(self, lane: Lane) -> None:
         """Connect a lane, or connect it again. Gives the process up after the last delay."""
         assert self._link is not None
-        async for _ in self._tries():
+        async for _ in tries(self._link):
             if self._lanes.get(lane.index) is not lane:
                 return
             counter = FrameCounter(lane)
@@ -327,7 +270,7 @@ class Node:
         ready = sum(lane.session is not None for lane in self._lanes.values())
         if self._up is not None and not self._up.done() and ready == self._config.processes:
             self._up.set_result(None)
-        if self.status != "draining":
+        if self._is_open and self.status != "draining":
             self._dispatcher.add_lane(lane)
 
     def _on_lane_closed(self, lane: Lane) -> None:
@@ -382,6 +325,8 @@ class Node:
             self._up.set_exception(
                 ConnectError(f"node {self.rank}: {reason}", rank=self.rank, machine=self.machine.id)
             )
+        if self._health is not None:
+            self._health.on_lost(reason)
         self._on_lost(self, reason)
 
     def shut_down(self) -> None:
@@ -403,9 +348,7 @@ class Node:
         for lane in list(self._lanes.values()):
             lane.death = lane.death or (kind, cause)
             self._bury(lane)
-        if self._control is not None:
-            self._control.close()
-            self._control = None
+        self._agent.close()
         if self.depot is not None:
             self.depot.close()
         if self._link is not None:
@@ -431,7 +374,7 @@ class Node:
             rank=self.rank,
             machine=self.machine.id,
             status=self.status,
-            phase=self.phase,
+            phase=self.phases.current,
             slots=sum(lane.slots for lane in lanes),
             running=sum(lane.running for lane in lanes),
             done=self.done,

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from skyward.errors import NodeError
 from skyward.snapshot import PoolSnapshot, Progress, ScalingSnapshot, TaskCounts
+from skyward.timing import NodeTiming, Timing, without_gaps
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from skyward.engine.dispatch import Dispatcher
     from skyward.engine.node import Node
     from skyward.engine.scaling import Scaler
     from skyward.engine.task import Batch
+    from skyward.link.doors import Place
     from skyward.spec import PoolState
 
 
@@ -60,3 +63,21 @@ def picture(
         usd_per_hour=sum(node.machine.usd_per_hour for node in nodes),
         cost_usd=spent + running,
     )
+
+
+def timing(nodes: Iterable[Node], opened: float) -> Timing:
+    """Tell how long what took until the nodes were ready. ``opened``: when the pool was, by ``monotonic``."""
+    found: list[NodeTiming] = []
+    for node in sorted(nodes, key=lambda node: node.rank):
+        phases = without_gaps(list(node.phases.done), opened, node.phases.begun)
+        found.append(NodeTiming(rank=node.rank, phases=phases))
+    return Timing(nodes=tuple(found))
+
+
+def places(nodes: Iterable[Node], rank: int | None) -> list[Place]:
+    """Return where nodes are, or that of one rank. Raises NodeError if it is not among them."""
+    found = [node.place for node in nodes if node.place is not None and rank in (None, node.rank)]
+    if not found:
+        which = "no node is" if rank is None else f"node {rank} is not"
+        raise NodeError(f"{which} ready: pool.wait_for_nodes() waits", rank=rank)
+    return found

@@ -1,7 +1,7 @@
 """A pool on the loop: how many nodes it wants, which it has, and what it does about the difference.
 
 One reconciler makes the nodes what ``desired`` says: it rents, sets up, replaces, drains and ends them,
-each rank in a task of its own. Whatever the pool started is in ``_tasks`` and is gone after ``stop``.
+each rank in a task of its own. Whatever the pool started is in ``_scope`` and is gone after ``stop``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from skyward.engine.bringup import NodeFactory
 from skyward.engine.dispatch import Dispatcher
 from skyward.engine.market import Market
 from skyward.engine.membership import form
+from skyward.engine.nameplate import Nameplate
 from skyward.engine.packing import Packer
-from skyward.engine.picture import picture
+from skyward.engine.picture import picture, places, timing
 from skyward.engine.scaling import Scaler
+from skyward.engine.scope import Scope
 from skyward.errors import PoolStateError, SkywardError, unexpected
 from skyward.events import (
     ClusterDestroyed,
@@ -39,10 +41,9 @@ from skyward.hooks.values import Cluster, PoolRef
 from skyward.link.blobs import BlobStore
 from skyward.spec import PoolState
 from skyward.subscriptions import publish
-from skyward.timing import NodeTiming, Timing, without_gaps
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from skyward.engine.loop import LoopThread
     from skyward.engine.market import Candidate
@@ -50,10 +51,12 @@ if TYPE_CHECKING:
     from skyward.engine.task import Batch
     from skyward.hooks.ports import Provider, ProviderConfig, Topology
     from skyward.hooks.values import Machine
+    from skyward.link.doors import Place
     from skyward.link.links import Link
     from skyward.link.modules import Project
     from skyward.snapshot import PoolSnapshot
     from skyward.spec import Nodes, PoolSpec, Spec
+    from skyward.timing import Timing
 
 RELEASE_SECONDS = 60.0
 """What ending machines may take at least: ``shutdown_timeout`` is about tasks, and what is rented must go."""
@@ -109,7 +112,8 @@ class PoolEngine:
         self._failure: BaseException | None = None
         self._provisioned = False
         self._starting: asyncio.Task[Any] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._scope = Scope(name, loop.loop)
+        self._nameplate = Nameplate(name)
         self._spent = 0.0
         self._scaler = Scaler(loop.loop, self.spec, self._nodes, self._want)
         self._factory = NodeFactory(
@@ -160,7 +164,7 @@ class PoolEngine:
             await provider.prepare(self.ref)
         self.state = PoolState.PROVISIONING
         self._reconcile()
-        self._run(self._tick())
+        self._scope.run(self._tick())
         await self._ready.wait()
         if self._failure is not None:
             raise self._failure
@@ -179,12 +183,11 @@ class PoolEngine:
         self.state = PoolState.SHUTTING_DOWN
         self.dispatcher.close(PoolStateError(f"the pool {self.name!r} was closed before the task was done"))
         self._scaler.close()
-        for task in self._tasks:
-            task.cancel()
         for node in self._nodes.values():
             node.shut_down()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        problems = await self._release()
+        await self._scope.end()
+        await self._nameplate.close()
+        problems = await self._market.release(self.ref, max(self.spec.shutdown_timeout, RELEASE_SECONDS))
         for node in self._nodes.values():
             node.close()
             self._account(node)
@@ -209,36 +212,21 @@ class PoolEngine:
                 )
             )
 
-    async def _release(self) -> list[BaseException]:
-        problems: list[BaseException] = []
-        for provider in self._market.connected:
-            for step in (provider.release(self.ref), provider.aclose()):
-                try:
-                    async with asyncio.timeout(max(self.spec.shutdown_timeout, RELEASE_SECONDS)):
-                        await step
-                except Exception as error:
-                    problems.append(error)
-        return problems
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run something that nobody waits for."""
-        self._spawn(coroutine).add_done_callback(self._report)
-
-    def _report(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            publish(Error(pool=self.name, message=f"{type(error).__name__}: {error}"))
+    async def hold[T](self, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run something that ends with the pool at the latest. Raises PoolStateError then."""
+        return await self._scope.hold(begin)
 
     # nodes
 
     @property
     def ready_nodes(self) -> list[Node]:
         return [node for _, node in sorted(self._nodes.items()) if node.status == "ready"]
+
+    def places(self, rank: int | None = None) -> list[Place]:
+        """Return where the ready nodes are, or that of one rank. Raises PoolStateError or NodeError."""
+        if self.state is not PoolState.READY:
+            raise PoolStateError(f"the pool {self.name!r} is not open")
+        return places(self.ready_nodes, rank)
 
     @property
     def ready_count(self) -> int:
@@ -250,14 +238,14 @@ class PoolEngine:
             return
         for rank in range(self._desired):
             if rank not in self._nodes and rank not in self._bringing:
-                self._bringing[rank] = self._spawn(self._bring_up(rank))
+                self._bringing[rank] = self._scope.spawn(self._bring_up(rank))
         for rank, task in list(self._bringing.items()):
             if rank >= self._desired:
                 task.cancel()
         for rank, node in list(self._nodes.items()):
             if rank >= self._desired and node.status == "ready":
                 node.drain()
-                self._run(self._retire(node))
+                self._scope.run(self._retire(node))
                 self._membership_changed()
 
     async def _bring_up(self, rank: int) -> None:
@@ -275,7 +263,7 @@ class PoolEngine:
             self._phases.pop(rank, None)
         self._nodes[rank] = node
         self._providers[node.machine.id] = candidate.provider
-        self._run(self._watch(node, link))
+        self._scope.run(self._watch(node, link))
         publish(
             InstanceBootstrapped(pool=self.name, instance=node.instance, seconds=time.monotonic() - began)
         )
@@ -317,7 +305,7 @@ class PoolEngine:
         self._lost[node.rank] = node.machine.id
         self._account(node)
         self._membership_changed()
-        self._run(self._end_machine(node))
+        self._scope.run(self._end_machine(node))
         self._reconcile()
 
     async def _end_machine(self, node: Node) -> None:
@@ -352,6 +340,7 @@ class PoolEngine:
     def _membership_changed(self) -> None:
         for node in self.ready_nodes:
             node.set_facts(self._facts(node.rank))
+        self._nameplate.show(self.ready_nodes)
 
     # scale
 
@@ -382,13 +371,7 @@ class PoolEngine:
 
     def timing(self) -> Timing:
         """Tell how long what took until the nodes were ready. Safe from any thread."""
-        nodes = sorted(self.ready_nodes, key=lambda node: node.rank)
-        return Timing(
-            nodes=tuple(
-                NodeTiming(rank=node.rank, phases=without_gaps(list(node.phases), self._opened, node.begun))
-                for node in nodes
-            )
-        )
+        return timing(self.ready_nodes, self._opened)
 
     def snapshot(self) -> PoolSnapshot:
         """Describe the pool as it is. Safe from any thread: reads only, and a torn read shows a moment's

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from skyward.errors import BootstrapError, ConfigError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from skyward.image import Image
     from skyward.link.links import Link
     from skyward.link.modules import Project
+    from skyward.metrics import Metric
     from skyward.spec import PoolSpec
 
 
@@ -124,6 +125,8 @@ def agent_config(
     facts: dict[str, Any],
     prepared: Prepared,
     no_collections: str | None,
+    metrics: Iterable[Metric],
+    health: dict[str, Any] | None,
 ) -> AgentConfig:
     """Put together what a node's agent is told."""
     executor = "process" if spec.worker.executor == "process" else "thread"
@@ -157,4 +160,6 @@ def agent_config(
         sources=sources,
         around_worker=hooks.has("skyward_worker"),
         no_collections=no_collections,
+        metrics=[asdict(metric) for metric in metrics],
+        health=health,
     )

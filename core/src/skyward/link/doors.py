@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from skyward.hooks.values import Endpoint, SSHEndpoint
 
 CHUNK = 1 << 18
-"""Bytes read at a time, and kept for a reader that is slower than the connection."""
+"""Bytes kept for a reader that is slower than the connection."""
 COURIER = "skyward.node.courier"
 LAST_SECONDS = 2.0
 """What a program may take to end after the last word to it, before it is killed."""

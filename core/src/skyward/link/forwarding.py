@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 PAUSE_SECONDS = 0.2
 """Between two clients that can't be taken, who wait in a queue of the system meanwhile."""
 
+GULP = 1 << 22
+"""Bytes read at a time: more than asyncssh's window (2 MiB). It opens that again, whole, with each read that
+makes room, so that smaller ones let more in than they take out, without bound (asyncssh 2.24, 2026-11-20).
+"""
+
 _ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
 
 
 async def carry(reader: Reader, writer: Writer) -> None:
     """Carry bytes one way, up to the end, and say that it is reached. Raises OSError."""
-    while data := await reader.read(CHUNK):
+    while data := await reader.read(GULP):
         writer.write(data)
         await writer.drain()
     with contextlib.suppress(OSError):  # who is gone needs no word of the end

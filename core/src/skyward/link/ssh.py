@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 LONGEST_SOCKET = 100
 """Bytes that a unix socket's path may have, here and there; Linux takes 107, macOS 103."""
-READ_BYTES = 1 << 18
+READ_BYTES = 1 << 22
+"""asyncssh opens its whole window again with every partial read: less than the window would fill memory."""
 GREETING_SECONDS = 10.0
 """A worker answers at once, whatever its task does."""
 

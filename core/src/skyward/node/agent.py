@@ -27,9 +27,12 @@ from collections.abc import Callable
 from typing import Any
 
 from skyward.link.agentconfig import AGENT_SOCKET, MACHINE_MARK, READY_LINE, AgentConfig, is_value_file
-from skyward.link.frames import COMMAND, HELLO, NOTICE, FrameError, Splitter, json_frame, read_json
+from skyward.link.frames import COMMAND, HELLO, NOTICE, json_frame
 from skyward.link.session import Outbox
+from skyward.node.checkup import CHECKER, Checkup, checker_argv
+from skyward.node.connection import Connection
 from skyward.node.deaths import OomCounter, describe_death
+from skyward.node.gauges import Gauges
 from skyward.node.process import Child, end_group, end_marked, is_over, process_identity
 
 TICK = 0.5
@@ -43,19 +46,8 @@ RETURN = 1.0
 MAX_START_FAILURES = 3
 KEPT_BYTES = 1 << 24
 """Of notices, output lines mostly, that the client has not said to have; the oldest go first."""
-
-
-class Connection:
-    """A peer on the agent's socket: the client, or one of our workers."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.splitter = Splitter()
-        self.worker: Child | None = None
-        self.unsent = bytearray()
-
-    def fileno(self) -> int:
-        return self.sock.fileno()
+BACKLOG = 1 << 16
+"""Bytes that the client has not taken, from which on nothing is read for it: it has enough to catch up on."""
 
 
 class Agent:
@@ -76,6 +68,14 @@ class Agent:
         self._ending = False
         self._abandoned = False
         self._env = {**os.environ, **config.env, MACHINE_MARK: root}
+        self._gauges = Gauges(config.metrics, self._env, self._selector, self._tell, self._write_pids)
+        self._checkup = Checkup(
+            config.health,
+            start=lambda: self._start(CHECKER),
+            kill=lambda why: self._kill(self._children.get(CHECKER), why),
+            ask=self._ask_checker,
+            tell=self._tell,
+        )
 
     def run(self) -> None:
         listener = self._listen()
@@ -89,11 +89,15 @@ class Agent:
         else:
             self._start_workers()
         self._answer_client()
+        pause = TICK
         while not self._ending:
-            for key, events in self._selector.select(TICK):
+            for key, events in self._selector.select(pause):
                 handler: Callable[[int], None] = key.data
                 handler(events)
             self._watch_clock()
+            watched = self._client is not None and self._client.backlog < BACKLOG
+            pause = min(TICK, self._gauges.turn(watched), self._checkup.turn(watched))
+        self._gauges.end()
         self._selector.unregister(wakeup)
         listener.close()
         self._end_children()
@@ -157,32 +161,9 @@ class Agent:
             sock, _ = listener.accept()
         except BlockingIOError:
             return
-        sock.setblocking(False)
-        connection = Connection(sock)
-        self._on_readable(sock, lambda events: self._on_events(connection, events))
+        Connection(sock, self._selector, self._on_message, self._on_left)
 
-    def _on_events(self, connection: Connection, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
-            self._flush(connection)
-        if not events & selectors.EVENT_READ:
-            return
-        try:
-            data = connection.sock.recv(1 << 16)
-            for kind, body in connection.splitter.feed(data):
-                self._on_message(connection, kind, read_json(body))
-        except BlockingIOError:
-            return
-        except (OSError, FrameError, ValueError, KeyError):
-            data = b""
-        if not data:
-            self._drop(connection)
-
-    def _drop(self, connection: Connection) -> None:
-        try:
-            self._selector.unregister(connection.sock)
-        except (KeyError, ValueError):
-            return
-        connection.sock.close()
+    def _on_left(self, connection: Connection) -> None:
         if connection.worker is not None:
             connection.worker.connection = None
         if connection is self._client:
@@ -193,11 +174,9 @@ class Agent:
         if kind == HELLO:
             self._client, self._client_left = connection, False
             hello = {"event": "hello", "session": self._session, "workers": self._ready_workers()}
-            connection.unsent += json_frame(NOTICE, hello)
             received = message["received"] if message.get("session") == self._session else 0
-            for data, _ in self._notices.since(received):
-                connection.unsent += data
-            self._flush(connection)
+            missed = [data for data, _ in self._notices.since(received)]
+            connection.send(json_frame(NOTICE, hello) + b"".join(missed))
         if kind == HELLO or connection is self._client:
             self._last_word = time.monotonic()
         if kind == COMMAND:
@@ -214,24 +193,11 @@ class Agent:
 
     def _tell(self, message: dict[str, Any]) -> None:
         data = json_frame(NOTICE, message)
-        self._notices.push(data)
-        self._notices.forget_beyond(KEPT_BYTES)
+        if message["event"] != "metrics":  # worth nothing later: neither kept nor, by the client, counted
+            self._notices.push(data)
+            self._notices.forget_beyond(KEPT_BYTES)
         if self._client is not None:
-            self._client.unsent += data
-            self._flush(self._client)
-
-    def _flush(self, connection: Connection) -> None:
-        try:
-            while connection.unsent:
-                sent = connection.sock.send(connection.unsent)
-                del connection.unsent[:sent]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._drop(connection)
-            return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
-        self._selector.modify(connection.sock, events, self._selector.get_key(connection.sock).data)
+            self._client.send(data)
 
     def _obey(self, command: dict[str, Any]) -> None:
         match command["do"]:
@@ -244,8 +210,7 @@ class Agent:
             case "kill":
                 child = self._children.get(command["index"])
                 if child is not None and child.generation == command["generation"]:
-                    child.why = command["why"]
-                    end_group(child.pid, signal.SIGKILL)
+                    self._kill(child, command["why"])
             case "ping":
                 self._notices.acknowledge(command.get("received", 0))
             case _:
@@ -260,17 +225,26 @@ class Agent:
 
     # workers
 
+    def _kill(self, child: Child | None, why: str) -> None:
+        if child is not None and not child.reaped:
+            child.why = why
+            end_group(child.pid, signal.SIGKILL)
+
+    def _ask_checker(self) -> None:
+        connection = self._children[CHECKER].connection
+        if connection is not None:
+            connection.send(json_frame(COMMAND, {"do": "check", "facts": self.config.facts}))
+
     def _start_workers(self) -> None:
         for index in range(self.config.processes):
-            if (
-                index not in self._children
-            ):  # the holder of the plugins' contexts may have died and come again
+            if index not in self._children:  # the holder of the plugins' contexts may have come again
                 self._start(index)
 
     def _start(self, index: int) -> None:
         previous = self._children.get(index)
         generation = previous.generation + 1 if previous else 1
-        argv = [*self.config.launch, self.root, str(index), str(generation)]
+        launch = checker_argv() if index == CHECKER else self.config.launch
+        argv = [*launch, self.root, str(index), str(generation)]
         try:
             child = Child.spawn(argv, self._env, index, generation)
         except OSError as error:
@@ -284,7 +258,7 @@ class Agent:
     def _write_pids(self) -> None:
         """List our workers for whoever has to clean up after us, should we be killed."""
         path = os.path.join(self.root, "pids")
-        lines = [process_identity(child.pid) for child in self._children.values()]
+        lines = [child.identity for child in self._children.values()] + self._gauges.identities
         with open(path + "~", "w") as file:
             file.write("".join(f"{line}\n" for line in lines))
         os.replace(path + "~", path)
@@ -296,24 +270,29 @@ class Agent:
         connection.worker, child.connection = child, connection
         match message["event"]:
             case "started":
-                config = json_frame(COMMAND, {"do": "start", "config": self.config.to_json().decode()})
-                connection.unsent += config
-                self._flush(connection)
+                config = self.config.to_json().decode()
+                connection.send(json_frame(COMMAND, {"do": "start", "config": config}))
             case "ready":
                 child.ready = True
                 self._failures[child.index] = 0
-                if child.index < 0:
+                if child.index == CHECKER:
+                    self._checkup.on_ready()
+                elif child.index < 0:
                     self._env.update(message["env"])
                     self._start_workers()
                 else:
-                    self._tell(
-                        {"event": "worker-ready", "index": child.index, "generation": child.generation}
-                    )
+                    generation = child.generation
+                    self._tell({"event": "worker-ready", "index": child.index, "generation": generation})
+            case "checked":
+                self._checkup.on_answer(message["what"])
             case "done":
                 child.why = "done"
             case "failed":
                 child.why = "failed"
-                self._tell({"event": "failed", "index": child.index, "what": message["what"]})
+                if child.index == CHECKER:
+                    self._checkup.on_broken(message["what"])
+                else:
+                    self._tell({"event": "failed", "index": child.index, "what": message["what"]})
             case _:
                 pass
 
@@ -329,6 +308,7 @@ class Agent:
                 return
             if pid == 0:
                 return
+            self._gauges.on_exit(pid, status)
             for child in list(self._children.values()):
                 if child.pid == pid:
                     self._on_death(child, status)
@@ -336,8 +316,8 @@ class Agent:
     def _on_death(self, child: Child, status: int) -> None:
         child.reaped = True
         end_group(child.pid, signal.SIGKILL)  # what the task had started
-        while child.connection is not None:  # its last words, which may have come in the same turn
-            self._on_events(child.connection, selectors.EVENT_READ)
+        while child.connection is not None and child.connection.read():
+            pass  # its last words, which may have come in the same turn
         for fd in list(child.outputs):
             self._on_output(child, fd)
         if self._ending:
@@ -346,6 +326,9 @@ class Agent:
             self._start(child.index)
             return
         kind, cause = describe_death(status, child.why, self._oom)
+        if child.index == CHECKER:
+            self._checkup.on_death(cause)
+            return
         self._tell(
             {
                 "event": "worker-died",

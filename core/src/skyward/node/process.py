@@ -35,6 +35,7 @@ class Child:
         self.why = ""
         self.connection: Any = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.identity = process_identity(pid)
         self._partial = {stdout: b"", stderr: b""}
 
     @classmethod
