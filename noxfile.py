@@ -107,7 +107,8 @@ def tests(session: nox.Session) -> None:
     cache = f"cache_dir={session.create_tmp()}/pytest"
     # Most tests wait for processes, so three fit on two cores; a file's tests share pools and stay together.
     spread = ["-n", "3", "--dist", "loadfile"]
-    session.run("python", "-m", "pytest", "--ignore=tests/typing", "-o", cache, *spread, *session.posargs, env=machines)
+    words = ["--ignore=tests/typing", "-o", cache, *spread, *session.posargs]
+    session.run("python", "-m", "pytest", *words, env=machines)
 
 
 @nox.session(venv_backend="none")

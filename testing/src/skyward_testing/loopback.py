@@ -33,7 +33,7 @@ MaxSessions 200
 PrintMotd no
 SetEnv SHLVL=2
 """
-# The last line keeps bash from reading the user's ~/.bashrc for every command, as it does below an SSH server.
+# The last line keeps bash from reading ~/.bashrc for every command, as it does below an SSH server.
 
 
 def unavailable() -> str | None:

@@ -100,7 +100,7 @@ class Market:
             self.candidates.sort(key=lambda candidate: candidate.offer.usd_per_hour)
 
     async def release(self, pool: PoolRef, seconds: float) -> list[BaseException]:
-        """Give everything back, and close the providers; return what went wrong. ``seconds``: for each step."""
+        """Give everything back and close the providers; return what went wrong. ``seconds``: a step."""
         problems: list[BaseException] = []
         for provider in self.connected:
             for step in (provider.release(pool), provider.aclose()):
