@@ -170,7 +170,9 @@ class TestSshd:
             assert client.stdout.readline() == "here\n"
             node.kill_sshd(sessions=False)
             with pytest.raises(ConnectionRefusedError):
-                connect(node)
+                for _ in range(50):  # a process that it was about to start may hold the socket for a moment
+                    connect(node).close()
+                    time.sleep(0.1)
             client.stdin.write("still\n")
             client.stdin.flush()
             assert client.stdout.readline() == "still\n"

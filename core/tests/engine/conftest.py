@@ -19,12 +19,11 @@ from skyward.engine.wheels import Cargo, cargo_for
 from skyward.errors import BootstrapError
 from skyward.hooks.values import Machine, Op
 
-# How this computer reaches an index, nodes do, too.
-NETWORK = {
-    name: value
-    for name, value in os.environ.items()
-    if re.fullmatch(r"(?i)\w*_proxy|ssl_cert_\w+|uv_index\w*|uv_default_index", name)
-}
+
+def network() -> dict[str, str]:
+    """How this computer reaches an index now, nodes do, too."""
+    names = re.compile(r"(?i)\w*_proxy|ssl_cert_\w+|uv_index\w*|uv_default_index")
+    return {name: value for name, value in os.environ.items() if names.fullmatch(name)}
 
 
 class Box:
@@ -43,7 +42,7 @@ class Box:
         self.phases: list[tuple[str, str]] = []
         self.lines: list[str] = []
         self._waiting: dict[str, asyncio.Event] = {}
-        self.env = {**NETWORK, "HOME": str(home), "PATH": path, **env}
+        self.env = {**network(), "HOME": str(home), "PATH": path, **env}
         self._argv = argv
 
     async def run(

@@ -195,7 +195,7 @@ class Lane:
             head = frames.BLOB_HEAD.pack(blob.id, blob.size, frames.BY_FILE)
             self._push(frames.frame(frames.BLOB, head))
             return
-        if self._wire is None or self._wire.passes_fds:
+        if self.node.depot is None:  # not asked of the wire, which may be cut just now
             head = frames.BLOB_HEAD.pack(blob.id, blob.size, frames.BY_FD)
             self._push(frames.frame(frames.BLOB, head), (os.dup(blob.fd),))
             return

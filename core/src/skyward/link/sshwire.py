@@ -19,6 +19,7 @@ class _Channel(Protocol):
 
     def write(self, data: bytes) -> None: ...
     def close(self) -> None: ...
+    def abort(self) -> None: ...
     def set_write_buffer_limits(self, high: int) -> None: ...
     def get_write_buffer_size(self) -> int: ...
 
@@ -181,5 +182,9 @@ class SSHWire:
             self._flush()
             self._closed = True
             self._low.set()
-            if self._channel is not None:
+            if self._channel is None:
+                return
+            if self._channel.get_write_buffer_size():  # whoever is to read that does not, and may never
+                self._channel.abort()
+            else:
                 self._channel.close()

@@ -48,7 +48,6 @@ class Channel:
         self._lock = threading.Lock()
         self._acknowledged = threading.Condition(self._lock)
         self._reading = threading.Lock()
-        self._peer: socket.socket | None = None
         self._source: socket.socket | None = None  # what the holder of that lock reads
         self._wanted = False  # the thread of the tasks would have led
         self._is_led = False
@@ -85,7 +84,6 @@ class Channel:
         threading.Thread(target=self._accept, args=(accepted,), name="skyward-door", daemon=True).start()
         while (sock := accepted.get()) is not None:
             with sock:
-                self._peer = sock
                 try:
                     self._greet(sock)
                     self._source = sock
@@ -98,17 +96,18 @@ class Channel:
 
     def _accept(self, accepted: queue.SimpleQueue[socket.socket | None]) -> None:
         """Take whoever comes. A client that comes again has left, even if nobody told us."""
+        left: socket.socket | None = None
         while True:
             try:
                 sock, _ = self._listener.accept()
             except OSError:
                 accepted.put(None)
                 return
-            left = self._peer
-            if left is not None:
+            if left is not None:  # also one that has not been served yet
                 with contextlib.suppress(OSError):
                     left.shutdown(socket.SHUT_RDWR)
             accepted.put(sock)
+            left = sock
 
     def lead(self, is_idle: Callable[[], bool]) -> bool:
         """Wait for something to read, and read it. For the one thread that runs tasks, while it has none.
