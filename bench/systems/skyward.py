@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,12 @@ from systems.protocol import Task
 
 PATIENCE = 60.0
 """Seconds after which a line that has not come is lost."""
+
+
+@functools.cache
+def _decorated(task: Task) -> Any:
+    """As a user does it: once, where the function is written."""
+    return sky.function(task)
 
 
 class Adapter:
@@ -31,18 +38,18 @@ class Adapter:
         self._compute.__exit__(None, None, None)
 
     def call(self, task: Task, /, *arguments: Any) -> Any:
-        return sky.function(task)(*arguments) >> self._pool
+        return _decorated(task)(*arguments) >> self._pool
 
     def burst(self, task: Task, n: int, /) -> Sequence[Any]:
-        decorated = sky.function(task)
+        decorated = _decorated(task)
         futures = [decorated() > self._pool for _ in range(n)]
         return [future.result() for future in futures]
 
     def broadcast(self, task: Task, value: Any, /) -> Sequence[Any]:
-        return sky.function(task)(value) @ self._pool
+        return _decorated(task)(value) @ self._pool
 
     def stream(self, task: Task, n: int, /) -> Iterable[Any]:
-        items: Iterable[Any] = sky.function(task)(n) >> self._pool
+        items: Iterable[Any] = _decorated(task)(n) >> self._pool
         return items
 
     def lines(self, task: Task, each: int, /) -> float:
@@ -58,7 +65,7 @@ class Adapter:
 
         with sky.subscribe(hear, sky.Log):
             begin = time.perf_counter()
-            _ = sky.function(task)(each) @ self._pool
+            _ = _decorated(task)(each) @ self._pool
             if not all_came.wait(PATIENCE):
                 raise RuntimeError(f"{seen} of {expected} lines came")
             return time.perf_counter() - begin
