@@ -1,7 +1,7 @@
 """A worker's large values on their way to the client, and the answers that wait for them.
 
-A value comes as a descriptor, in chunks, or as a file of the machine's, which is downloaded while other
-answers go on. Frames of one task keep their order. On the loop.
+A value comes as a descriptor, or as a file of the machine's, which is downloaded while other answers go on.
+Frames of one task keep their order. On the loop.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from skyward.link import frames
 from skyward.link.agentconfig import result_file
-from skyward.link.memory import map_file, memory_file
+from skyward.link.memory import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,6 @@ class Incoming:
         self._depot = depot
         self._on_frame = on_frame
         self._views: dict[int, memoryview] = {}
-        self._filling: dict[int, tuple[int, int]] = {}
         self._fetching: dict[int, asyncio.Task[None]] = {}
         self._parked: dict[int, deque[tuple[int, bytes]]] = {}
         self._wanted: list[tuple[Sequence[int], Callable[[list[memoryview]], None], Callable[[], None]]] = []
@@ -45,20 +44,9 @@ class Incoming:
                 self._views[number] = map_file(fd, size)
             finally:
                 os.close(fd)
-        elif how == frames.BY_FILE:
+        else:
             self._fetching[number] = asyncio.create_task(self._fetch(number, size))
             self._fetching[number].add_done_callback(_noticed)
-        else:
-            self._filling[number] = (memory_file(), size)
-
-    def on_chunk(self, body: memoryview) -> None:
-        number = frames.U64.unpack_from(body)[0]
-        fd, size = self._filling[number]
-        done = os.lseek(fd, 0, os.SEEK_CUR) + os.write(fd, body[frames.U64.size :])
-        if done >= size:
-            del self._filling[number]
-            self._views[number] = map_file(fd, size)
-            os.close(fd)
 
     async def _fetch(self, number: int, size: int) -> None:
         assert self._depot is not None
@@ -88,10 +76,13 @@ class Incoming:
         self, blobs: Sequence[int], then: Callable[[list[memoryview]], None], lost: Callable[[], None]
     ) -> None:
         """Call ``then`` with the values, now or when they have arrived; ``lost`` when they never will."""
-        if not self._fetching or all(blob in self._views for blob in blobs):
+        missing = [blob for blob in blobs if blob not in self._views]
+        if not missing:
             then(self.take(blobs))
-        else:
+        elif all(blob in self._fetching for blob in missing):
             self._wanted.append((blobs, then, lost))
+        else:
+            lost()
 
     def parks(self, task: int, blobs: Sequence[int], kind: int, body: memoryview) -> bool:
         """Keep a frame that needs what has not arrived, or follows one that does; return whether it was."""
@@ -115,9 +106,6 @@ class Incoming:
 
     def close(self) -> None:
         """Nothing more comes from the process. What it left in files is fetched all the same."""
-        for fd, _ in self._filling.values():
-            os.close(fd)
-        self._filling.clear()
         self._parked.clear()
 
 

@@ -68,7 +68,6 @@ class Lane:
             frames.CREDIT: self._on_credit,
             frames.STREAM_CLOSE: self._on_stream_close,
             frames.BLOB: lambda body: self._incoming.on_blob(body, self._take_fd),
-            frames.BLOB_CHUNK: self._incoming.on_chunk,
             frames.RECALLED: self._on_recalled,
             frames.ACK: lambda body: self.outbox.acknowledge(frames.U64.unpack(body)[0]),
         }
@@ -255,7 +254,7 @@ class Lane:
             return
         task = self.unanswered.pop(result.task, None)
         if task is None:
-            self._incoming.take(result.blobs)
+            self._incoming.when_here(result.blobs, lambda views: None, lambda: None)
             return
         if task.started:
             self._finished_one()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from skyward.engine.recipe import Recipe
     from skyward.hooks.values import Machine, Op
+    from skyward.link.links import Remote
 
 TAIL_LINES = 20
 SHORTEST_SECRET = 6
@@ -38,31 +39,6 @@ SHORTEST_SECRET = 6
 _MARK = "::skyward "
 _BUILD = "rm -rf setup && mkdir -m 700 setup && tar -xof - -C setup && exec sh setup/setup.sh build"
 _QUIET = {"NO_COLOR": "1", "UV_NO_PROGRESS": "1"}
-
-
-class Shell(Protocol):
-    """What a link to a machine can do before its agent runs."""
-
-    root: str
-    """The machine's folder: absolute, private, where commands run."""
-
-    async def run(
-        self,
-        command: str | tuple[str, ...],
-        env: Mapping[str, str],
-        *,
-        stdin: bytes = b"",
-        on_line: Callable[[str], None] | None = None,
-    ) -> tuple[int, str]:
-        """Run a shell line or an argv; return its status and output, both streams in one.
-
-        ``env`` shows in no list of processes. ``on_line`` gets each line as it comes.
-        """
-        ...
-
-    async def put(self, path: str, data: Iterable[bytes], mode: int = 0o600) -> None:
-        """Write a file, relative to the machine's folder. Raises OSError with what the machine said."""
-        ...
 
 
 class Patient(Protocol):
@@ -92,7 +68,7 @@ class Prepared:
     cwd: str | None = None
 
 
-async def set_up(node: Patient, shell: Shell, recipe: Recipe, ops: Iterable[Op] = ()) -> Prepared:
+async def set_up(node: Patient, shell: Remote, recipe: Recipe, ops: Iterable[Op] = ()) -> Prepared:
     """Bring a machine to what ``recipe`` describes, then run ``ops``; cancelled, it may be begun again.
 
     Raises BootstrapError with the phase and the end of the output; OSError when the connection is cut.
@@ -113,7 +89,7 @@ async def set_up(node: Patient, shell: Shell, recipe: Recipe, ops: Iterable[Op] 
 class _SetUp:
     """One set-up: what the machine said, and what it is doing."""
 
-    def __init__(self, node: Patient, shell: Shell, recipe: Recipe, phases: ExitStack) -> None:
+    def __init__(self, node: Patient, shell: Remote, recipe: Recipe, phases: ExitStack) -> None:
         self.facts: dict[str, str] = {}
         self.python = ""
         self._node = node

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 AGENT_SOCKET = "agent.sock"
 READY_LINE = b"skyward agent ready\n"
+BRIDGED = b"skyward bridge\n"
+"""What ``skyward.node.bridge`` says on its standard error once it is connected."""
 MACHINE_MARK = "SKYWARD_MACHINE"
 """In the environment of all that runs on a machine: where its files are. What a task left behind is known
 by it.

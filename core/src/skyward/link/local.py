@@ -31,7 +31,6 @@ LAST_SECONDS = 5.0
 class LocalLink:
     """See the module. One per machine; everything is on the loop."""
 
-    passes_fds = True
     reconnect_delays: ClassVar[tuple[float, ...]] = (0.0, 0.01, 0.05, 0.2, 0.5, 1.0, 2.0)
     patience: ClassVar[float] = 60.0
 
@@ -127,7 +126,7 @@ class LocalLink:
         try:
             await loop.sock_connect(sock, os.path.join(self.root, name))
             if greeting is not None:
-                hello = {"protocol": frames.PROTOCOL, "fds": self.passes_fds, **greeting}
+                hello = {"protocol": frames.PROTOCOL, "fds": True, **greeting}
                 await loop.sock_sendall(sock, frames.json_frame(frames.HELLO, hello))
                 answer = await _read_greeting(loop, sock)
         except BaseException:

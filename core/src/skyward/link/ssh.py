@@ -163,7 +163,6 @@ class SSHShell:
 class SSHLink(SSHShell):
     """A link to a machine of ours: as ``skyward.link.links.Link``."""
 
-    passes_fds = False
     reconnect_delays: ClassVar[tuple[float, ...]] = (0.0, 0.1, 0.3, 1.0, 2.0, *(4.0,) * 20)
     patience: ClassVar[float] = 45.0
 
@@ -262,6 +261,13 @@ class SSHLink(SSHShell):
         if not await wire.bridged():
             raise ConnectionRefusedError(f"nobody listens at {path}")
         self._connection.forwards_sockets = False
+
+    def close(self) -> None:
+        """Let go of the connection, and of the channel that the agent was started by."""
+        if self._starter is not None:
+            self._starter.close()
+            self._starter = None
+        super().close()
 
     async def ended(self) -> None:
         """Return when the link is closed. Whether the agent is gone, its socket tells."""

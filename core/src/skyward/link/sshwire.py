@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from skyward.link import frames
+from skyward.link.agentconfig import BRIDGED
 from skyward.link.frames import FrameError, Splitter
 
 
@@ -24,8 +25,6 @@ class _Channel(Protocol):
     def get_write_buffer_size(self) -> int: ...
 
 
-BRIDGED = b"skyward bridge\n"
-"""What the bridge says on its standard error once it is connected."""
 HIGH_WATER = 1 << 20
 """Bytes of one channel that may wait here before ``drained`` does."""
 
@@ -33,7 +32,6 @@ HIGH_WATER = 1 << 20
 class SSHWire:
     """As ``skyward.link.wire.Wire``; also what asyncssh calls a session. All on the loop."""
 
-    passes_fds = False
     any_thread = False
 
     def __init__(

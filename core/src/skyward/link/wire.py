@@ -63,7 +63,6 @@ class Receiver:
 class Wire(Protocol):
     """One connection. All methods belong to the loop's thread, but for what ``any_thread`` says."""
 
-    passes_fds: bool
     any_thread: bool
     """Whether ``send`` may be called from any thread."""
 
@@ -92,7 +91,6 @@ class Wire(Protocol):
 class LocalWire:
     """A non-blocking unix socket on the running loop."""
 
-    passes_fds = True
     any_thread = True
 
     def __init__(

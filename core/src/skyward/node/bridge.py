@@ -11,8 +11,9 @@ import socket
 import sys
 import threading
 
+from skyward.link.agentconfig import BRIDGED
+
 CHUNK = 1 << 18
-BRIDGED = b"skyward bridge\n"  # as link.sshwire has it, which needs more than this may import
 
 
 def main() -> None:
