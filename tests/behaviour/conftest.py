@@ -8,11 +8,14 @@ that it makes another for each kind.
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import skyward as sky
@@ -21,6 +24,7 @@ from skyward.hooks import Claim, LocalEndpoint, Machine, Offer, PoolRef, SSHEndp
 from skyward_local.config import Local
 from skyward_local.provider import LocalProvider
 from skyward_testing import loopback
+from skyward_testing.testbed import Node
 
 EXECUTORS = {
     "one thread": sky.Worker(),
@@ -118,3 +122,38 @@ def wide(machines: str) -> Iterator[sky.Pool]:
     """A node that runs eight tasks at once."""
     with sky.Compute(nodes=1, worker=sky.Worker(concurrency=8), console=False, logging=False) as opened:
         yield opened
+
+
+@pytest.fixture
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user with no key agent, and with nothing in the folder where we keep ours: that is returned."""
+    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "state"))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return tmp_path / "state" / "skyward"
+
+
+type Hosts = Callable[..., sky.SSH]
+type Functions = Callable[[str], Any]
+
+
+@pytest.fixture(scope="session")
+def ssh_to() -> Hosts:
+    """Make a provider of the testbed's nodes, whose keys are known beforehand."""
+
+    def provider(*nodes: Node) -> sky.SSH:
+        hosts = [sky.ssh.Host(node.url, key=node.key, host_key=node.host_key) for node in nodes]
+        return sky.SSH(hosts, config=False)
+
+    return provider
+
+
+@pytest.fixture
+def functions_of(tmp_path: Path) -> Functions:
+    """Make functions of a module's text: nodes lack pytest, which a test's own module imports."""
+
+    def make(text: str) -> Any:
+        path = tmp_path / "functions.py"
+        path.write_text(text)
+        return SimpleNamespace(**runpy.run_path(os.fspath(path)))
+
+    return make

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import runpy
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +14,9 @@ from skyward.link import connection
 from skyward.link.ssh import SSHLink
 from skyward_testing.testbed import Node, Testbed
 
-pytestmark = pytest.mark.local_only("it names its provider")
+type Hosts = Callable[..., sky.SSH]
+
+pytestmark = [pytest.mark.local_only("it names its provider"), pytest.mark.usefixtures("own_state")]
 
 SECONDS = 60.0
 OPTIONS: dict[str, Any] = {"console": False, "logging": False, "provision_retry_delay": 1}
@@ -65,19 +64,9 @@ def many(size: int) -> bytes:
 """
 
 
-@pytest.fixture(autouse=True)
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty home folder, so that nobody's own configuration or agent matters."""
-    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "state"))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-
-
 @pytest.fixture
-def task(tmp_path: Path) -> Any:
-    """Functions of a module that the nodes can have: they lack pytest, which this one imports."""
-    path = tmp_path / "functions.py"
-    path.write_text(FUNCTIONS)
-    return SimpleNamespace(**runpy.run_path(os.fspath(path)))
+def task(functions_of: Callable[[str], Any]) -> Any:
+    return functions_of(FUNCTIONS)
 
 
 @pytest.fixture
@@ -86,11 +75,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "KEEPALIVE_SECONDS", 0.5)
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 1.0)
     monkeypatch.setattr(SSHLink, "patience", 3.0)
-
-
-def provider(*nodes: Node) -> sky.SSH:
-    hosts = [sky.ssh.Host(node.url, key=node.key, host_key=node.host_key) for node in nodes]
-    return sky.SSH(hosts, config=False)
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
@@ -112,9 +96,11 @@ def runs(*nodes: Node) -> list[int]:
     return sorted(found)
 
 
-def test_connections_cut_twenty_times_lose_nothing_and_run_nothing_twice(testbed: Testbed, task: Any) -> None:
+def test_connections_cut_twenty_times_lose_nothing_and_run_nothing_twice(
+    testbed: Testbed, task: Any, ssh_to: Hosts
+) -> None:
     nodes = testbed.nodes(2)
-    with sky.Compute(provider=provider(*nodes), nodes=2, **OPTIONS) as pool:
+    with sky.Compute(provider=ssh_to(*nodes), nodes=2, **OPTIONS) as pool:
         futures = [task.noted(number, 0.004) > pool for number in range(2000)]
         for turn in range(20):
             time.sleep(0.1)
@@ -124,10 +110,10 @@ def test_connections_cut_twenty_times_lose_nothing_and_run_nothing_twice(testbed
         assert runs(*nodes) == list(range(2000))
 
 
-def test_large_values_survive_a_cut(testbed: Testbed, task: Any) -> None:
+def test_large_values_survive_a_cut(testbed: Testbed, task: Any, ssh_to: Hosts) -> None:
     (node,) = testbed.nodes(1)
     node.link(rate_mbit=400)
-    with sky.Compute(provider=provider(node), nodes=1, **OPTIONS) as pool:
+    with sky.Compute(provider=ssh_to(node), nodes=1, **OPTIONS) as pool:
         future = task.size(os.urandom(30_000_000)) > pool
         time.sleep(0.3)
         node.reset_connections()
@@ -138,9 +124,9 @@ def test_large_values_survive_a_cut(testbed: Testbed, task: Any) -> None:
         assert len(back.result(timeout=SECONDS)) == 30_000_000
 
 
-def test_a_node_frozen_for_a_while_goes_on(testbed: Testbed, task: Any) -> None:
+def test_a_node_frozen_for_a_while_goes_on(testbed: Testbed, task: Any, ssh_to: Hosts) -> None:
     nodes = testbed.nodes(2)
-    with sky.Compute(provider=provider(*nodes), nodes=2, **OPTIONS) as pool:
+    with sky.Compute(provider=ssh_to(*nodes), nodes=2, **OPTIONS) as pool:
         futures = [task.noted(number, 0.02) > pool for number in range(200)]
         time.sleep(0.5)
         nodes[0].freeze()
@@ -153,10 +139,10 @@ def test_a_node_frozen_for_a_while_goes_on(testbed: Testbed, task: Any) -> None:
 
 @pytest.mark.parametrize("how", ["partition", "vanish", "kill"])
 def test_a_node_that_is_gone_for_good_has_its_tasks_run_elsewhere(
-    testbed: Testbed, task: Any, impatient: None, how: str
+    testbed: Testbed, task: Any, impatient: None, how: str, ssh_to: Hosts
 ) -> None:
     nodes = testbed.nodes(3)
-    with sky.Compute(provider=provider(*nodes), nodes=2, **OPTIONS) as pool:
+    with sky.Compute(provider=ssh_to(*nodes), nodes=2, **OPTIONS) as pool:
         names = task.hostname() @ pool
         gone = next(node for node in nodes if node.name == names[0])
         stays = next(node for node in nodes if node.name == names[1])
@@ -173,11 +159,11 @@ def test_a_node_that_is_gone_for_good_has_its_tasks_run_elsewhere(
         wait_until(lambda: pool.current_nodes() == 2, "a replacement")
 
 
-def test_an_agent_killed_is_replaced(testbed: Testbed, task: Any) -> None:
+def test_an_agent_killed_is_replaced(testbed: Testbed, task: Any, ssh_to: Hosts) -> None:
     nodes = testbed.nodes(2)
     lost: list[sky.InstancePreempted] = []
     with sky.subscribe(lost.append, sky.InstancePreempted):
-        with sky.Compute(provider=provider(*nodes), nodes=1, **OPTIONS) as pool:
+        with sky.Compute(provider=ssh_to(*nodes), nodes=1, **OPTIONS) as pool:
             before = task.hostname() >> pool
             node = next(node for node in nodes if node.name == before)
             node.pkill("skyward.node.agent")
@@ -186,18 +172,18 @@ def test_an_agent_killed_is_replaced(testbed: Testbed, task: Any) -> None:
     assert "its agent is gone" in lost[0].reason
 
 
-def test_a_worker_killed_for_memory_is_named_so(testbed: Testbed, task: Any) -> None:
+def test_a_worker_killed_for_memory_is_named_so(testbed: Testbed, task: Any, ssh_to: Hosts) -> None:
     node = testbed.node(memory_mb=400)
-    with sky.Compute(provider=provider(node), nodes=1, **OPTIONS) as pool:
+    with sky.Compute(provider=ssh_to(node), nodes=1, **OPTIONS) as pool:
         assert task.hog(10) >> pool == 10 << 20
         with pytest.raises(sky.TaskLostError, match="memory"):
             task.hog(2000) >> pool
         assert task.hog(10) >> pool == 10 << 20
 
 
-def test_a_full_disk_is_told_and_the_node_goes_on(testbed: Testbed, task: Any) -> None:
+def test_a_full_disk_is_told_and_the_node_goes_on(testbed: Testbed, task: Any, ssh_to: Hosts) -> None:
     node = testbed.node(disk_mb=500)
-    with sky.Compute(provider=provider(node), nodes=1, **OPTIONS) as pool:
+    with sky.Compute(provider=ssh_to(node), nodes=1, **OPTIONS) as pool:
         assert task.hostname() >> pool == node.name
         node.fill_disk()
         with pytest.raises(sky.NodeError, match=r"(?i)no space left"):
@@ -208,42 +194,42 @@ def test_a_full_disk_is_told_and_the_node_goes_on(testbed: Testbed, task: Any) -
         assert task.size(os.urandom(20_000_000)) >> pool == 20_000_000
 
 
-def test_a_full_disk_ends_the_set_up_with_what_is_full(testbed: Testbed) -> None:
+def test_a_full_disk_ends_the_set_up_with_what_is_full(testbed: Testbed, ssh_to: Hosts) -> None:
     node = testbed.node(disk_mb=200)
     node.fill_disk(leave_kb=300)
     with pytest.raises(sky.BootstrapError, match=r"node 0, phase \w+: .*(disk|space)") as caught:
-        with sky.Compute(provider=provider(node), nodes=1, **OPTIONS):
+        with sky.Compute(provider=ssh_to(node), nodes=1, **OPTIONS):
             pytest.fail("there was no room")
     assert caught.value.phase
     node.free_disk()
     assert node.pids("skyward.node") == []
 
 
-def test_a_package_that_does_not_exist_is_named(testbed: Testbed) -> None:
+def test_a_package_that_does_not_exist_is_named(testbed: Testbed, ssh_to: Hosts) -> None:
     nodes = testbed.nodes(2)
     image = sky.Image(pip=["surely-nobody-has-made-this-package"])
     with pytest.raises(sky.BootstrapError, match="surely-nobody-has-made-this-package") as caught:
-        with sky.Compute(provider=provider(*nodes), nodes=2, image=image, **OPTIONS):
+        with sky.Compute(provider=ssh_to(*nodes), nodes=2, image=image, **OPTIONS):
             pytest.fail("there is no such package")
     assert caught.value.phase == "packages"
     for node in nodes:
         wait_until(lambda: not node.exists(f"{home(node)}/.skyward/machine"), "a host given back")  # noqa: B023
 
 
-def test_a_python_that_nobody_has_is_named(testbed: Testbed) -> None:
+def test_a_python_that_nobody_has_is_named(testbed: Testbed, ssh_to: Hosts) -> None:
     testbed.relay.down()
     node = testbed.node()
     with pytest.raises(sky.BootstrapError, match=r"Python 3\.99") as caught:
-        with sky.Compute(provider=provider(node), nodes=1, image=sky.Image(python="3.99"), **OPTIONS):
+        with sky.Compute(provider=ssh_to(node), nodes=1, image=sky.Image(python="3.99"), **OPTIONS):
             pytest.fail("there is no such Python")
     assert caught.value.phase == "python"
 
 
-def test_a_server_that_drops_connections_at_the_start(testbed: Testbed, task: Any) -> None:
+def test_a_server_that_drops_connections_at_the_start(testbed: Testbed, task: Any, ssh_to: Hosts) -> None:
     nodes = testbed.nodes(3)
     for node in nodes:
         node.drop_connections(one_in=3)
-    with sky.Compute(provider=provider(*nodes), nodes=3, **OPTIONS) as pool:
+    with sky.Compute(provider=ssh_to(*nodes), nodes=3, **OPTIONS) as pool:
         assert len(set(task.hostname() @ pool)) == 3
 
 
@@ -258,23 +244,23 @@ def test_a_node_behind_another(testbed: Testbed, task: Any) -> None:
         assert task.hostname() >> pool == node.name
 
 
-def test_a_server_that_forwards_no_sockets(testbed: Testbed, task: Any) -> None:
+def test_a_server_that_forwards_no_sockets(testbed: Testbed, task: Any, ssh_to: Hosts) -> None:
     node = testbed.node(forwarding=False)
-    with sky.Compute(provider=provider(node), nodes=1, **OPTIONS) as pool:
+    with sky.Compute(provider=ssh_to(node), nodes=1, **OPTIONS) as pool:
         assert pool.map(len, ["a", "bc"]) == [1, 2]
         assert len(task.many(3_000_000) >> pool) == 3_000_000
 
 
-def test_several_hosts_on_one_address(testbed: Testbed, task: Any) -> None:
+def test_several_hosts_on_one_address(testbed: Testbed, task: Any, ssh_to: Hosts) -> None:
     nodes = testbed.share_address(testbed.nodes(3))
     assert len({node.address for node in nodes}) == 1
-    with sky.Compute(provider=provider(*nodes), nodes=3, **OPTIONS) as pool:
+    with sky.Compute(provider=ssh_to(*nodes), nodes=3, **OPTIONS) as pool:
         assert len(set(task.hostname() @ pool)) == 3
 
 
-def test_another_key_at_the_address_is_refused(testbed: Testbed) -> None:
+def test_another_key_at_the_address_is_refused(testbed: Testbed, ssh_to: Hosts) -> None:
     node = testbed.node()
-    honest = provider(node)
+    honest = ssh_to(node)
     node.change_host_key()
     with pytest.raises(sky.SkywardError, match="host key has changed") as caught:
         with sky.Compute(provider=honest, nodes=1, **OPTIONS):
@@ -297,9 +283,9 @@ def test_a_key_pinned_at_first_contact_holds(testbed: Testbed, task: Any) -> Non
             pytest.fail("nobody knows it")
 
 
-def test_no_thread_of_ours_stays(testbed: Testbed, task: Any) -> None:
+def test_no_thread_of_ours_stays(testbed: Testbed, task: Any, ssh_to: Hosts) -> None:
     node = testbed.node()
     before = threading.active_count()
-    with sky.Compute(provider=provider(node), nodes=1, **OPTIONS) as pool:
+    with sky.Compute(provider=ssh_to(node), nodes=1, **OPTIONS) as pool:
         assert task.hostname() >> pool == node.name
     wait_until(lambda: threading.active_count() <= before, "no more threads than before")

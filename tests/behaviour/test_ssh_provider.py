@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import runpy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,19 +27,9 @@ def facts() -> tuple[int, int]:
 OPTIONS: dict[str, Any] = {"console": False, "logging": False, "provision_retry_delay": 1}
 
 
-@pytest.fixture(autouse=True)
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty home folder, so that nobody's own configuration or agent matters."""
-    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "state"))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-
-
 @pytest.fixture
-def task(tmp_path: Path) -> Any:
-    """Functions of a module that the nodes can have: they lack pytest, which this one imports."""
-    path = tmp_path / "functions.py"
-    path.write_text(FUNCTIONS)
-    return SimpleNamespace(**runpy.run_path(os.fspath(path)))
+def task(functions_of: Callable[[str], Any]) -> Any:
+    return functions_of(FUNCTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +38,9 @@ def nodes(shared_testbed: Testbed) -> list[Node]:
 
 
 @pytest.fixture
-def lab(nodes: list[Node]) -> Iterator[sky.SSH]:
+def lab(nodes: list[Node], ssh_to: Callable[..., sky.SSH]) -> Iterator[sky.SSH]:
     """The two hosts as a provider; every test must give them back."""
-    yield sky.SSH(
-        [sky.ssh.Host(node.url, key=node.key, host_key=node.host_key) for node in nodes], config=False
-    )
+    yield ssh_to(*nodes)
     for node in nodes:
         assert not node.exists("/home/plain/.skyward/machine")
         assert node.pids("skyward.node") == []

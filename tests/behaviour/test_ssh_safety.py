@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import runpy
 import secrets
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import skyward as sky
 from skyward_testing.testbed import Node, Testbed
+
+type Hosts = Callable[..., sky.SSH]
 
 pytestmark = pytest.mark.local_only("it names its provider")
 
@@ -51,16 +52,10 @@ with sky.Compute(provider=sky.SSH([host], config=False), ttl=4, console=False, l
 
 
 @pytest.fixture(autouse=True)
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder, so that nobody's own configuration or agent matters."""
-    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "state"))
+def client(tmp_path: Path, own_state: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's home folder, which is searched."""
     monkeypatch.setenv("HOME", os.fspath(tmp_path))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     return tmp_path
-
-
-def provider(node: Node) -> sky.SSH:
-    return sky.SSH([sky.ssh.Host(node.url, key=node.key, host_key=node.host_key)], config=False)
 
 
 def files_with(node: Node, secret: str) -> str:
@@ -70,16 +65,17 @@ def files_with(node: Node, secret: str) -> str:
     return node.exec(f"grep -rslF {shared} {pattern} ~ /home /tmp /var/log /run /etc || true")
 
 
-def test_secrets_are_in_no_argv_file_log_or_event(testbed: Testbed, client: Path) -> None:
+def test_secrets_are_in_no_argv_file_log_or_event(
+    testbed: Testbed, client: Path, functions_of: Callable[[str], Any], ssh_to: Hosts
+) -> None:
     node = testbed.node()
     secret = f"canary-{secrets.token_hex(12)}"
-    (client / "functions.py").write_text(FUNCTIONS)
-    task: Any = SimpleNamespace(**runpy.run_path(os.fspath(client / "functions.py")))
+    task = functions_of(FUNCTIONS)
     events: list[object] = []
     log = sky.LogConfig(file=os.fspath(client / "log"), level="DEBUG")
     image = sky.Image(env={"API_TOKEN": secret}, shell_vars={"GREETING": "echo hello"})
     with sky.subscribe(events.append, sky.Event):
-        with sky.Compute(provider=provider(node), image=image, console=False, logging=log) as pool:
+        with sky.Compute(provider=ssh_to(node), image=image, console=False, logging=log) as pool:
             assert task.token() >> pool == secret
             assert secret not in node.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
             assert files_with(node, secret) == ""
@@ -92,9 +88,9 @@ def test_secrets_are_in_no_argv_file_log_or_event(testbed: Testbed, client: Path
             assert secret.encode() not in path.read_bytes(), path
 
 
-def test_what_it_keeps_on_a_machine_is_the_users_alone(testbed: Testbed) -> None:
+def test_what_it_keeps_on_a_machine_is_the_users_alone(testbed: Testbed, ssh_to: Hosts) -> None:
     node = testbed.node(user="plain")
-    with sky.Compute(provider=provider(node), console=False, logging=False) as pool:
+    with sky.Compute(provider=ssh_to(node), console=False, logging=False) as pool:
         assert pool.map(len, ["a"]) == [1]
         # Whoever else is on the machine gets no further than the door.
         assert node.exec("stat -c %a /home/plain/.skyward/machine").strip() == "700"

@@ -81,6 +81,7 @@ class NodeFactory:
         self._images: dict[int, tuple[Image, tuple[Op, ...]]] = {}
         self._recipes: dict[int, asyncio.Task[Recipe]] = {}
         self._health: dict[str, Any] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
     def prepare(self, specs: Iterable[tuple[PoolSpec, ProviderConfig]]) -> None:
         """Ask the plugins once for what every node is set up with. Raises ConfigError for what can't be had
@@ -143,9 +144,21 @@ class NodeFactory:
         except BaseException:
             if node is not None:
                 node.close()
-            await asyncio.shield(candidate.provider.terminate([machine.id]))
+            await asyncio.shield(self._ended(candidate, machine))
             raise
         return node, link, candidate
+
+    def _ended(self, candidate: Candidate, machine: Machine) -> asyncio.Task[None]:
+        """Begin to end a machine; ``settled`` waits for it if the caller can't."""
+        ending = asyncio.ensure_future(candidate.provider.terminate([machine.id]))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        return ending
+
+    async def settled(self) -> None:
+        """Wait until the machines that are being ended are: what they raise is for who began it."""
+        if self._ending:
+            await asyncio.wait(self._ending)
 
     async def _reachable(self, candidate: Candidate, machine: Machine) -> Machine:
         """Wait until the provider tells where the machine can be reached."""

@@ -187,6 +187,7 @@ class PoolEngine:
             node.shut_down()
         await self._scope.end()
         await self._nameplate.close()
+        await self._factory.settled()
         problems = await self._market.release(self.ref, max(self.spec.shutdown_timeout, RELEASE_SECONDS))
         for node in self._nodes.values():
             node.close()
