@@ -152,13 +152,18 @@ class NodeFactory:
         """Begin to end a machine; ``settled`` waits for it if the caller can't."""
         ending = asyncio.ensure_future(candidate.provider.terminate([machine.id]))
         self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
+        ending.add_done_callback(self._has_ended)
         return ending
 
-    async def settled(self) -> None:
-        """Wait until the machines that are being ended are: what they raise is for who began it."""
+    def _has_ended(self, ending: asyncio.Task[None]) -> None:
+        self._ending.discard(ending)
+        if not ending.cancelled():
+            ending.exception()  # whoever still waits for it is told; the pool's release tries again
+
+    async def settled(self, seconds: float) -> None:
+        """Wait, but not for longer, until the machines that are being ended are."""
         if self._ending:
-            await asyncio.wait(self._ending)
+            await asyncio.wait(self._ending, timeout=seconds)
 
     async def _reachable(self, candidate: Candidate, machine: Machine) -> Machine:
         """Wait until the provider tells where the machine can be reached."""

@@ -187,8 +187,9 @@ class PoolEngine:
             node.shut_down()
         await self._scope.end()
         await self._nameplate.close()
-        await self._factory.settled()
-        problems = await self._market.release(self.ref, max(self.spec.shutdown_timeout, RELEASE_SECONDS))
+        seconds = max(self.spec.shutdown_timeout, RELEASE_SECONDS)
+        await self._factory.settled(seconds)
+        problems = await self._market.release(self.ref, seconds)
         for node in self._nodes.values():
             node.close()
             self._account(node)
