@@ -34,7 +34,7 @@ def cut(pool: sky.Pool, chance: random.Random, *, agent: bool = False) -> None:
 
     def on_loop() -> None:
         node = chance.choice(engine.ready_nodes)
-        wires = [node._agent._wire] if agent else [lane._wire for lane in node._lanes.values()]
+        wires = [node._agent._wire] if agent else [lane._wire for lane in node.lanes]
         wires = [wire for wire in wires if wire is not None and not wire._closed]
         if not wires:
             return

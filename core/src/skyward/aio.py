@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
 from weakref import WeakSet
 
 from skyward import pool as threaded
@@ -20,7 +20,7 @@ from skyward.awaiting import FEW, Awaiting, as_completed
 from skyward.calls import as_function, check_group, checked, is_small
 from skyward.errors import PoolStateError, UsageError
 from skyward.function import Function, PendingFunction, PendingFunctionGroup, StreamGroup
-from skyward.lifetime import Lifetime
+from skyward.lifetime import AttachKwargs, Lifetime
 from skyward.opening import PoolKwargs, plan
 from skyward.waiting import FAILURE_GRACE, MapWindow, cancel, settled_nodes
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from skyward.engine.streams import Items
     from skyward.events import Log
     from skyward.forwards import Forward
-    from skyward.futures import CallFuture
+    from skyward.futures import CallFuture, InheritedFuture
     from skyward.options import Options
     from skyward.pool import NodeTarget
     from skyward.snapshot import NodeSnapshot, PoolSnapshot
@@ -58,17 +58,25 @@ class Compute:
         options: Options | None = None,
         **fields: Unpack[PoolKwargs],
     ) -> None:
-        self._arguments = (specs, name, options, cast("dict[str, Any]", fields))
+        arguments = (specs, name, options, cast("dict[str, Any]", fields))
+        self._make: Callable[[], Lifetime] = lambda: Lifetime(plan(*arguments))
         self._lifetime: Lifetime | None = None
         self._awaiting: Awaiting | None = None
         self._token: Token[threaded.Pool | None] | None = None
+
+    @classmethod
+    def attach(cls, name: str, **options: Unpack[AttachKwargs]) -> Self:
+        """Have a pool again whose process was killed, as ``sky.Compute.attach``; mistakes raise on entry."""
+        compute = cls()
+        compute._make = lambda: Lifetime.attached(name, options)
+        return compute
 
     async def __aenter__(self) -> Pool:
         if self._awaiting is not None:
             raise PoolStateError("this sky.aio.Compute is open already; make another for another pool")
         awaiting = self._awaiting = Awaiting()
         try:
-            await awaiting.to_its_end(self._make)
+            await awaiting.to_its_end(self._begin)
             lifetime = self._lifetime
             assert lifetime is not None
             pool = threaded.Pool(lifetime)
@@ -90,8 +98,8 @@ class Compute:
             deactivate(token)
         await self._close(drain=error is None)
 
-    def _make(self) -> None:
-        self._lifetime = Lifetime(plan(*self._arguments))
+    def _begin(self) -> None:
+        self._lifetime = self._make()
 
     async def _close(self, *, drain: bool) -> None:
         lifetime, self._lifetime = self._lifetime, None
@@ -304,6 +312,10 @@ class Pool:
     def nodes(self) -> tuple[NodeSnapshot, ...]:
         """Describe each node as it is now."""
         return self.sync.nodes()
+
+    def inherited(self) -> list[InheritedFuture]:
+        """Return the tasks of a client that is gone, as ``Pool.inherited``. See ``asyncio.wrap_future``."""
+        return self.sync.inherited()
 
     def snapshot(self) -> PoolSnapshot:
         """Describe the pool as it is now."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +17,8 @@ from skyward.engine.streams import Items, RemoteIterator
 from skyward.engine.task import Batch, Task, TaskFuture
 from skyward.errors import PoolStateError, UsageError
 from skyward.function import Function, PendingFunction
-from skyward.futures import Callbacks, CallFuture
+from skyward.futures import Callbacks, CallFuture, InheritedFuture
+from skyward.link import numbers
 from skyward.link.pickling import dumps_small, is_atomic
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 type AnyFunction = Function[..., Any, Any]
 
-_numbers = itertools.count(1)
 _STREAMED = frozenset({"Iterator", "Iterable", "Generator"})
 
 
@@ -43,6 +42,13 @@ class Calls:
         self._callbacks = Callbacks(loop)
         self._default_timeout = engine.spec.default_compute_timeout
         self._closed = False
+        self.inherited: dict[int, InheritedFuture] = {}
+        """Of the tasks of a client that is gone, by their numbers."""
+        engine.dispatcher.make_heir = self._inherit
+
+    def _inherit(self, number: int, name: str, rank: int) -> InheritedFuture:
+        future = self.inherited[number] = InheritedFuture(self._callbacks, name, rank)
+        return future
 
     def submit(
         self,
@@ -66,7 +72,7 @@ class Calls:
             code = packer.code(function)
         future = CallFuture(self._callbacks)
         timeout = pending.timeout or self._default_timeout
-        task = Task(next(_numbers), code, future, 0.0 if timeout == math.inf else timeout)
+        task = Task(numbers.take(), code, future, 0.0 if timeout == math.inf else timeout)
         task.rank = rank
         task.batch = batch
         extra: dict[str, Any] = {} if place is None else {"place": place}

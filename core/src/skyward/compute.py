@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from skyward.active import activate, deactivate
+from skyward.engine.ledger import left_behind
 from skyward.errors import PoolStateError
 from skyward.executors import PoolExecutor
-from skyward.lifetime import Lifetime
+from skyward.lifetime import AttachKwargs, Lifetime
 from skyward.opening import PoolKwargs, plan
 from skyward.pool import Pool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextvars import Token
     from types import TracebackType
 
@@ -34,14 +36,33 @@ class Compute:
         options: Options | None = None,
         **fields: Unpack[PoolKwargs],
     ) -> None:
-        self._plan = plan(specs, name, options, cast("dict[str, Any]", fields))
+        planned = plan(specs, name, options, cast("dict[str, Any]", fields))
+        self._begin: Callable[[], Lifetime] = lambda: Lifetime(planned)
         self._lifetime: Lifetime | None = None
         self._token: Token[Pool | None] | None = None
+
+    @classmethod
+    def attach(cls, name: str, **options: Unpack[AttachKwargs]) -> Self:
+        """Have a pool again whose process was killed: ``with sky.Compute.attach(name) as pool:``.
+
+        Its machines live for ``ttl`` seconds after that, and what they were doing goes on meanwhile: see
+        ``Pool.inherited``. ``name``: the pool's, or its id. ``options`` replace those it was opened with; the
+        specs are its own. At the end of the block it is torn down, as any pool.
+
+        Raises PoolStateError if no such pool was left behind here, on entry also if none of its machines
+        answers.
+        """
+        left_behind(name)
+        compute = cls.__new__(cls)
+        compute._begin = lambda: Lifetime.attached(name, options)
+        compute._lifetime = None
+        compute._token = None
+        return compute
 
     def __enter__(self) -> Pool:
         if self._lifetime is not None:
             raise PoolStateError("this sky.Compute is open already; make another for another pool")
-        lifetime = Lifetime(self._plan)
+        lifetime = self._begin()
         pool = Pool(lifetime)
         lifetime.open(pool)
         self._lifetime = lifetime
@@ -78,19 +99,29 @@ class Session:
         **fields: Unpack[PoolKwargs],
     ) -> Pool:
         """Open a pool and return it when it is usable. Arguments as for ``sky.Compute``."""
-        if not self._is_open:
-            raise PoolStateError("the session is closed: make another")
+        self._check_open()
         given = cast("dict[str, Any]", fields)
         if options is None:
             given = {**self._defaults, **given}
         planned = plan(specs, name, options, given)
         if planned.name in self._pools:
             raise PoolStateError(f"the session has a pool {planned.name!r} already: stop_pool() ends it")
-        lifetime = Lifetime(planned)
+        return self._opened(Lifetime(planned))
+
+    def attach(self, name: str, **options: Unpack[AttachKwargs]) -> Pool:
+        """Have a pool again whose process was killed. Arguments as for ``sky.Compute.attach``."""
+        self._check_open()
+        return self._opened(Lifetime.attached(name, options))
+
+    def _opened(self, lifetime: Lifetime) -> Pool:
         pool = Pool(lifetime)
         lifetime.open(pool)
         self._pools[pool.name] = pool, lifetime
         return pool
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise PoolStateError("the session is closed: make another")
 
     @property
     def is_active(self) -> bool:

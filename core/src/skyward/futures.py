@@ -97,10 +97,6 @@ class CallFuture(TaskFuture):
         """The same on whatever thread it is, the loop's too: ``fn`` must be quick and wait for nothing."""
         super().add_done_callback(fn)
 
-    def when_cancelled(self, reach: Callable[[], None]) -> None:
-        """Have ``cancel`` call ``reach``, which takes it to the task."""
-        self._on_cancel = reach
-
     def set_result(self, result: Any) -> None:
         """Take the outcome. For the engine."""
         if isinstance(result, Outcome) and result.raised:
@@ -155,3 +151,18 @@ class CallFuture(TaskFuture):
     def is_quick(self) -> bool:
         """Whether ``result`` of this future, which is done, takes no time worth mentioning."""
         return self.received_bytes <= QUICK_BYTES
+
+
+class InheritedFuture(CallFuture):
+    """The outcome of a task that another client had submitted, which is gone: see ``Pool.inherited``."""
+
+    def __init__(self, callbacks: Callbacks, name: str, node: int) -> None:
+        super().__init__(callbacks)
+        self.name = name
+        """The function's."""
+        self.node = node
+        """The rank of the node that has it."""
+
+    def __repr__(self) -> str:
+        state = "done" if self.done() else "running" if self.running() else "waiting"
+        return f"<inherited task {self.name}() on node {self.node}: {state}>"

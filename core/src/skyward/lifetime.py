@@ -6,27 +6,39 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from skyward.calls import Calls
-from skyward.engine import host
+from skyward.engine import host, ledger, memento
 from skyward.engine.pool import PoolEngine
 from skyward.engine.screens import Screen
+from skyward.errors import UnknownNameError, UsageError
 from skyward.link.modules import Project
 
 if TYPE_CHECKING:
+    from skyward.engine.ledger import Estate, Ledger
     from skyward.opening import Plan
+    from skyward.options import LogConfig
     from skyward.pool import Pool
 
 _project = Project()
 
 
+class AttachKwargs(TypedDict, total=False):
+    """Which options may be others for whoever attaches to a pool: those that concern the client only."""
+
+    console: bool | str
+    logging: bool | LogConfig
+    shutdown_timeout: float
+
+
 class Lifetime:
     """See the module. Made on any thread; waits and works on the thread that calls."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, inheritance: tuple[Estate, Ledger] | None = None) -> None:
         self.plan = plan
         self.loop = host.acquire()
         self.is_over = False
@@ -37,12 +49,46 @@ class Lifetime:
         self._is_draining = False
         try:
             self.engine = PoolEngine(
-                plan.name, plan.specs, plan.options.selection, plan.topology, self.loop, _project
+                plan.name,
+                plan.specs,
+                plan.options.selection,
+                plan.topology,
+                self.loop,
+                _project,
+                memento.pack([spec for spec, _, _ in plan.specs], plan.options, _project),
+                inheritance,
             )
             self.calls = Calls(self.engine, self.loop, _project)
         except BaseException:
             host.release()
             raise
+
+    @classmethod
+    def attached(cls, name: str, options: AttachKwargs) -> Lifetime:
+        """Have a pool whose client is gone. ``options`` replace those that it was opened with.
+
+        Raises PoolStateError where there is none, or nobody of it answers; then it is left as it is.
+        """
+        from skyward.engine.adoption import opened_with
+        from skyward.opening import plan_of
+
+        for given in options:
+            if given not in AttachKwargs.__annotations__:
+                known = AttachKwargs.__annotations__
+                raise UsageError(str(UnknownNameError("argument", given, known, where="attach(...)")))
+        estate, file = ledger.take_over(name)
+        loop = host.acquire()
+        asking = loop.start(opened_with(estate))
+        try:
+            specs, before = asking.result()
+            plan = plan_of(estate.pool.name, specs, dataclasses.replace(before, **options))
+            return cls(plan, (estate, file))
+        except BaseException:
+            asking.cancel()
+            file.close(ended=False)
+            raise
+        finally:
+            host.release()
 
     def open(self, pool: Pool) -> None:
         """Provision, and return when usable; on failure or Ctrl-C, end whatever was started."""

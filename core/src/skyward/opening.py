@@ -55,10 +55,14 @@ def plan(specs: tuple[Spec, ...], name: str | None, options: Options | None, fie
     flat = {key: value for key, value in fields.items() if key in _OPTION_FIELDS}
     if flat:
         chosen_options = dataclasses.replace(chosen_options, **flat)
-    pool_name = name or f"pool-{secrets.token_hex(2)}"
-    resolved = tuple(_resolved(spec, chosen_options, pool_name) for spec in specs)
+    return plan_of(name or f"pool-{secrets.token_hex(2)}", specs, chosen_options)
+
+
+def plan_of(name: str, specs: tuple[Spec, ...], options: Options) -> Plan:
+    """Resolve what a pool of that name is opened with."""
+    resolved = tuple(_resolved(spec, options, name) for spec in specs)
     topology = registry.find(registry.TOPOLOGIES, "cluster" if resolved[0][1].cluster else "standalone")
-    return Plan(pool_name, resolved, chosen_options, topology(), console(chosen_options))
+    return Plan(name, resolved, options, topology(), console(options))
 
 
 def _check_options(options: object) -> None:

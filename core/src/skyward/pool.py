@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from skyward.events import Log
     from skyward.forwards import Forward
+    from skyward.futures import InheritedFuture
     from skyward.snapshot import NodeSnapshot, PoolSnapshot
     from skyward.spec import NodeSpec
     from skyward.timing import Timing
@@ -171,6 +172,15 @@ class Pool:
             yield batch
         finally:
             del self._engine.batches[id(batch)]
+
+    def inherited(self) -> list[InheritedFuture]:
+        """Return the tasks of the client before us, if we attached to its pool, in the order of submission.
+
+        Those that nodes had when it was killed: each is a ``Future`` with the function's ``name`` and the
+        ``node`` that has it. Finished ones too, whether or not their results had arrived there; of those that
+        had, a node keeps the last 32 MiB of each worker. What was only queued there is gone.
+        """
+        return [future for _, future in sorted(self._calls.inherited.items())]
 
     # the nodes' machines
 

@@ -130,9 +130,14 @@ def _sockets() -> dict[str, str]:
 
 
 def _files(folder: str) -> dict[str, str]:
-    """All below ``folder`` but empty folders: a user's base folder may stay, a machine in it may not."""
+    """All below ``folder`` but empty folders: a user's base folder may stay, a machine in it may not.
+
+    And but what is written down of a pool: a client that is killed leaves that for the next.
+    """
     found: dict[str, str] = {}
     for place, folders, files in os.walk(folder):
+        if place.endswith("/skyward/pools"):
+            continue
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         for name in (*files, *links):
             path = os.path.join(place, name)

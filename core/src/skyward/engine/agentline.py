@@ -47,10 +47,13 @@ class AgentLine:
         self._session = ""
         self._heard = 0
 
-    async def open(self, link: Link) -> None:
-        """Connect to the agent; what it had to say meanwhile comes first. Raises as ``Link.open``."""
+    async def open(self, link: Link, *, inherit: bool = False) -> None:
+        """Connect to the agent; what it had to say meanwhile comes first. Raises as ``Link.open``.
+
+        ``inherit``: another client had it, which is gone; the agent's hello says what that one knew.
+        """
         self._wire, _ = await link.open(AGENT_SOCKET, None, self._on_frame, self._on_closed)
-        hello = {"session": self._session, "received": self._heard}
+        hello = {"session": self._session, "received": self._heard, "inherit": inherit}
         self._wire.send(frames.json_frame(frames.HELLO, hello))
 
     async def open_again(self, link: Link) -> str | None:

@@ -1,12 +1,12 @@
 """One rank from nothing to a ready node: rent a machine, reach it, set it up, start its workers.
 
-What fails on the way ends the machine again, and is tried again where that may help.
+What fails on the way ends the machine again, and is tried again where that may help. A machine that another
+client had set up, which is gone, is only reached.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,8 @@ class NodeFactory:
         facts: Callable[[int, Machine], dict[str, Any]],
         on_lost: Callable[[Node, str], None],
         on_log: Callable[[Log], None],
-        on_machine: Callable[[Node, Candidate], None],
+        on_machine: Callable[[Node, str], None],
+        memento: str,
     ) -> None:
         self._pool = pool
         self._market = market
@@ -78,6 +79,8 @@ class NodeFactory:
         self._on_lost = on_lost
         self._on_log = on_log
         self._on_machine = on_machine
+        self._memento = memento
+        self._specs: list[PoolSpec] = []
         self._images: dict[int, tuple[Image, tuple[Op, ...]]] = {}
         self._recipes: dict[int, asyncio.Task[Recipe]] = {}
         self._health: dict[str, Any] | None = None
@@ -88,6 +91,7 @@ class NodeFactory:
         here.
         """
         for spec, config in specs:
+            self._specs.append(spec)
             if spec.health_checker is not None and self._health is None:
                 self._health = health_config(spec.health_checker, self._project)
             image = self._hooks.image(spec.image, self._cluster())
@@ -97,13 +101,16 @@ class NodeFactory:
                     publish(Error(pool=self._pool.name, message=remark))
             else:
                 make = asyncio.to_thread(remote_recipe, image, spec.plugins, spec.bootstrap_timeout)
-                self._recipes[id(spec)] = asyncio.create_task(make)
+                self._recipes[id(spec)] = recipe = asyncio.create_task(make)
+                recipe.add_done_callback(_noticed)  # a pool that needs no new node asks nobody
 
-    async def make(self, rank: int) -> tuple[Node, Link, Candidate]:
+    async def make(self, rank: int) -> tuple[Node, Link]:
         """Return a ready node, tried as often as the spec allows. Raises the last error when none of that
         helped.
         """
         await asyncio.gather(*self._recipes.values())  # what can't be asked of a node costs no machine
+        if not self._market.candidates:  # a pool that was attached to could do without until now
+            await self._market.survey()
         spec = self._market.candidates[0].resolved
         attempts: list[BaseException] = []
         while True:
@@ -119,38 +126,62 @@ class NodeFactory:
                 publish(Error(pool=self._pool.name, message=f"node {rank}, attempt {len(attempts)}: {error}"))
             await asyncio.sleep(spec.provision_retry_delay)
 
-    async def _try(self, rank: int) -> tuple[Node, Link, Candidate]:
+    async def _try(self, rank: int) -> tuple[Node, Link]:
         """Make a node, or end the machine that did not become one."""
         begun = time.monotonic()
-        candidate, machine = await self._market.launch(
-            self._pool, rank, owner=f"{os.uname().nodename}:{os.getpid()}"
-        )
+        candidate, machine = await self._market.launch(self._pool, rank)
         node: Node | None = None
         try:
             machine = await self._reachable(candidate, machine)
-            node = Node(
-                self._pool.name,
-                rank,
-                machine,
-                candidate.provider_name,
-                self._dispatcher,
-                on_lost=self._on_lost,
-                on_log=self._on_log,
-                begun=begun,
-            )
-            publish(InstanceProvisioned(pool=self._pool.name, instance=node.instance))
-            self._on_machine(node, candidate)
+            node = self._node(rank, machine, candidate.provider_name, begun)
             link = await self._set_up(node, candidate, machine)
         except BaseException:
             if node is not None:
                 node.close()
-            await asyncio.shield(self._ended(candidate, machine))
+            await asyncio.shield(self.ended(machine))
             raise
-        return node, link, candidate
+        return node, link
 
-    def _ended(self, candidate: Candidate, machine: Machine) -> asyncio.Task[None]:
+    def _node(self, rank: int, machine: Machine, provider: str, begun: float) -> Node:
+        node = Node(
+            self._pool.name,
+            rank,
+            machine,
+            provider,
+            self._dispatcher,
+            on_lost=self._on_lost,
+            on_log=self._on_log,
+            begun=begun,
+        )
+        publish(InstanceProvisioned(pool=self._pool.name, instance=node.instance))
+        self._on_machine(node, provider)
+        return node
+
+    async def adopt(self, rank: int, machine: Machine, provider: str, python: str) -> tuple[Node, Link]:
+        """Return the node that another client had made of a machine. Ends nothing.
+
+        Raises ConnectError, HostKeyError, BootstrapError or OSError.
+        """
+        assert machine.endpoint is not None
+        node = self._node(rank, machine, provider, time.monotonic())
+        link = link_to(machine.endpoint)
+        spec = self._specs[0]
+        try:
+            await node.reach(link, spec.ssh_timeout, spec.ssh_retry_interval)
+            async with asyncio.timeout(spec.bootstrap_timeout):
+                await node.adopt(python)
+                await node.admit()
+        except TimeoutError:
+            node.close()
+            raise _too_slow(node, machine, spec.bootstrap_timeout) from None
+        except BaseException:
+            node.close()
+            raise
+        return node, link
+
+    def ended(self, machine: Machine) -> asyncio.Task[None]:
         """Begin to end a machine; ``settled`` waits for it if the caller can't."""
-        ending = asyncio.ensure_future(candidate.provider.terminate([machine.id]))
+        ending = asyncio.ensure_future(self._market.end(machine.id))
         self._ending.add(ending)
         ending.add_done_callback(self._has_ended)
         return ending
@@ -168,6 +199,8 @@ class NodeFactory:
     async def _reachable(self, candidate: Candidate, machine: Machine) -> Machine:
         """Wait until the provider tells where the machine can be reached."""
         try:
+            if machine.endpoint is not None:
+                return machine
             async with asyncio.timeout(candidate.resolved.provision_timeout):
                 while machine.endpoint is None:
                     await asyncio.sleep(LISTING_SECONDS)
@@ -177,6 +210,7 @@ class NodeFactory:
                             f"machine {machine.id} disappeared before it could be reached"
                         )
                     machine = listed[machine.id]
+                self._market.note(candidate.provider, machine)
         except TimeoutError:
             raise ProvisioningError(
                 f"machine {machine.id} had no address {candidate.resolved.provision_timeout:g} s "
@@ -203,7 +237,9 @@ class NodeFactory:
                 no_collections=self._topology.collections_error(),
                 metrics=self._images[id(spec)][0].metrics,
                 health=self._health,
+                memento=self._memento,
             )
+            self._market.note_python(machine, prepared.python)
             async with asyncio.timeout(spec.bootstrap_timeout):
                 await node.start(prepared.python, config)
             await node.admit()
@@ -226,6 +262,11 @@ class NodeFactory:
             return await set_up(node, link.files, recipe.result(), ops)
         async with asyncio.timeout(spec.bootstrap_timeout):
             return Prepared(python=sys.executable, env=await bootstrap(node, link, image, ops))
+
+
+def _noticed(recipe: asyncio.Task[Recipe]) -> None:
+    if not recipe.cancelled():
+        recipe.exception()
 
 
 def _too_slow(node: Node, machine: Machine, seconds: float) -> BootstrapError:

@@ -15,18 +15,19 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skyward.engine.ahead import Ahead
 from skyward.engine.deadlines import Deadlines
 from skyward.engine.free import FreeLanes
+from skyward.engine.inheritance import inherit
 from skyward.engine.lane import Lane, LaneHandler
 from skyward.engine.outcomes import crashed, interrupted, not_brought, settle, timed_out
 from skyward.engine.queue import TaskQueue
 from skyward.engine.relay import StreamRelay
 from skyward.engine.reports import report_completed, report_started
 from skyward.engine.stopping import stop
-from skyward.engine.task import Outcome, Task
+from skyward.engine.task import Outcome, Task, TaskFuture
 from skyward.engine.uploads import Uploads
 from skyward.errors import NodeLostError, PoolStateError, SkywardError
 from skyward.events import TaskCompleted, TaskStarted
@@ -82,6 +83,8 @@ class Dispatcher(LaneHandler):
         self._closed: SkywardError | None = None
         self.done = 0
         self.failed = 0
+        self.make_heir: Callable[[int, str, int], TaskFuture]
+        """Makes the future of a task that a client had submitted which is gone: number, name, rank."""
 
     # from any thread
 
@@ -250,6 +253,9 @@ class Dispatcher(LaneHandler):
             self._queue.put_first(task)
         self._pump()
 
+    def on_heritage(self, lane: Lane, message: dict[str, Any]) -> None:
+        inherit(self, lane, message, self.make_heir)
+
     # outcomes
 
     def on_started(self, task: Task, now: float) -> None:
@@ -279,6 +285,8 @@ class Dispatcher(LaneHandler):
         task.code.ema_micros = micros if ema is None else ema + 0.2 * (micros - ema)
         self._running.discard(task)
         self._arriving.add(task)
+        if task.inherited:
+            lane.node.lanes.on_inherited_done(lane)
         self._free.offer(lane)
         if self._queue:
             self._pump_soon()
@@ -367,9 +375,9 @@ class Dispatcher(LaneHandler):
             if task.done:
                 continue
             began, task.started, task.lane = bool(task.started), 0.0, None
-            if not began:
+            if not began and not task.inherited:
                 self._queue.put_first(task)
-            elif kind in ("crash", "oom"):
+            elif began and kind in ("crash", "oom"):
                 self._fail(task, crashed(task, rank, cause, len(running)))
             else:
                 self._lost(task, rank, cause)

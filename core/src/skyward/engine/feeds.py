@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from skyward.errors import UsageError
+from skyward.link import numbers
 from skyward.link.items import caught, counted, packed
 from skyward.link.pickling import Pickled, dumps, explain, loads
 from skyward.link.windows import BATCH, WINDOW_BYTES, WINDOW_ITEMS
@@ -21,7 +22,6 @@ from skyward.link.windows import BATCH, WINDOW_BYTES, WINDOW_ITEMS
 if TYPE_CHECKING:
     from skyward.engine.loop import LoopThread
 
-_numbers = itertools.count(1)
 _sources: dict[int, InFeed] = {}
 """Iterators that are being fed to a task, by identity: two tasks would each get a part and not know it."""
 _sources_lock = threading.Lock()
@@ -37,7 +37,7 @@ class InFeed:
     def __init__(
         self, source: Iterator[Any], name: str, loop: LoopThread, is_project_module: Callable[[str], bool]
     ) -> None:
-        self.number = next(_numbers)
+        self.number = numbers.take()
         self._source = source
         self._name = name
         self._loop = loop

@@ -13,11 +13,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skyward.engine.incoming import Incoming
 from skyward.engine.task import Outcome, Task
-from skyward.link import frames
+from skyward.link import frames, numbers
 from skyward.link.frames import ResultFrame, TaskFrame
 from skyward.link.session import Inbox, Outbox
 
@@ -52,6 +52,8 @@ class Lane:
         self.session: str | None = None
         self.inbox = Inbox()
         self.outbox = Outbox()
+        self.when_told: Callable[[], None] | None = None
+        """Called once its process has said what it had from a client that is gone."""
         self._handler = handler
         self._wire: Wire | None = None
         self._codes: set[int] = set()
@@ -69,6 +71,7 @@ class Lane:
             frames.STREAM_CLOSE: self._on_stream_close,
             frames.BLOB: lambda body: self._incoming.on_blob(body, self._take_fd),
             frames.RECALLED: self._on_recalled,
+            frames.HERITAGE: lambda body: self._handler.on_heritage(self, frames.read_json(body)),
             frames.ACK: lambda body: self.outbox.acknowledge(frames.U64.unpack(body)[0]),
         }
 
@@ -224,13 +227,18 @@ class Lane:
         if blobs or codes:
             self.write(frames.json_frame(frames.DROP, {"blobs": blobs, "codes": codes}))
 
+    def drop_predecessors(self) -> None:
+        """Have the process forget what a client had sent that is gone."""
+        self.write(frames.json_frame(frames.DROP, {"below": numbers.first()}))
+        self.flush()
+
     def cancel(self, task: Task) -> None:
         self.write(frames.frame(frames.CANCEL, frames.CANCEL_BODY.pack(task.id, frames.BY_CALLER)))
         self.flush()
 
     def recall(self) -> None:
         """Ask for the tasks that have not begun; ``on_recalled`` of the handler gets those."""
-        numbers = [task.id for task in self.waiting if task.id in self.unanswered]
+        numbers = [t.id for t in self.waiting if t.id in self.unanswered and not t.inherited]
         if numbers and not self.recalling:
             self.recalling = True
             self.write(frames.ids_frame(frames.RECALL, numbers))
@@ -363,6 +371,9 @@ class LaneHandler:
         raise NotImplementedError
 
     def on_recalled(self, lane: Lane, tasks: list[Task]) -> None:
+        raise NotImplementedError
+
+    def on_heritage(self, lane: Lane, message: dict[str, Any]) -> None:
         raise NotImplementedError
 
     def on_credit(self, stream: int, items: int, size: int) -> None:

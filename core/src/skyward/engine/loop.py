@@ -5,8 +5,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+
+class Threads(ThreadPoolExecutor):
+    """What blocks goes here. At the interpreter's end, where no thread can be started, it is done at once."""
+
+    def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run ``fn`` in a thread, or here if there can be none any more."""
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            future: Future[T] = Future()
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+            return future
 
 
 class LoopThread:
@@ -14,6 +30,8 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._threads = Threads(thread_name_prefix="skyward-blocking")
+        self.loop.set_default_executor(self._threads)
         self._thread = threading.Thread(target=self._run, name="skyward-loop", daemon=True)
         self._thread.start()
 
@@ -43,9 +61,9 @@ class LoopThread:
                 task.cancel()
             await asyncio.gather(*rest, return_exceptions=True)
             await self.loop.shutdown_asyncgens()
-            await self.loop.shutdown_default_executor()
 
         self.start(cancel_rest()).result()
+        self._threads.shutdown()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()

@@ -1,7 +1,8 @@
 """One node, from a machine to slots that take tasks: a small state machine, and nothing about other nodes.
 
-connecting → bootstrapping → starting → ready → (draining) → ended, or lost from anywhere. Its lanes come and
-go with its worker processes; the dispatcher decides what becomes of their tasks. All on the loop.
+connecting → bootstrapping → starting → ready → (draining) → ended, or lost from anywhere; a node that another
+client had skips what is done already. Its lanes come and go with its worker processes; the dispatcher decides
+what becomes of their tasks. All on the loop.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from skyward.engine.agentline import AgentLine, tries
+from skyward.engine.agentline import AgentLine
 from skyward.engine.depot import Depot
 from skyward.engine.health import Health
-from skyward.engine.lane import FrameCounter, Lane
+from skyward.engine.lane import Lane
+from skyward.engine.lanes import Lanes
 from skyward.engine.phases import Phases
-from skyward.errors import BootstrapError, ConnectError, HostKeyError
+from skyward.errors import BootstrapError, ConnectError
 from skyward.events import Error, Instance, Log, Metric, WorkerDied
-from skyward.link import frames
-from skyward.link.agentconfig import AgentConfig, worker_socket
+from skyward.link import numbers
+from skyward.link.agentconfig import AgentConfig
 from skyward.link.doors import Place
-from skyward.link.frames import FrameError
 from skyward.snapshot import NodeSnapshot
 from skyward.subscriptions import publish, wanted
 
@@ -67,8 +68,7 @@ class Node:
         self._dispatcher = dispatcher
         self._on_lost = on_lost
         self._on_log = on_log
-        self._lanes: dict[int, Lane] = {}
-        self._attached: set[Lane] = set()
+        self.lanes = Lanes(self, dispatcher, self._spawn, self._lane_ready)
         self._agent = AgentLine(self._on_notice, self._on_agent_cut)
         self.command = self._agent.command
         self._config: AgentConfig | None = None
@@ -78,6 +78,8 @@ class Node:
         self.depot: Depot | None = None
         """Where large values go, on a machine that descriptors don't reach."""
         self._up: asyncio.Future[None] | None = None
+        self._adopted: asyncio.Future[None] | None = None
+        """Done when an agent that is taken over has said what it is."""
         self._health: Health | None = None
         self._is_open = True
         """Whether tasks may come: with a health check, once it has passed."""
@@ -85,7 +87,7 @@ class Node:
 
     async def reach(self, link: Link, timeout: float, interval: float) -> None:
         """Connect to the machine. Raises ConnectError, HostKeyError or ConfigError; ends nothing."""
-        self._link = link
+        self._link = self.lanes.link = link
         if link.files is not None:
             self.depot = Depot(link.files, self.command, link.reconnect_delays)
         with self.timed_phase("connect") as remarks:
@@ -95,8 +97,41 @@ class Node:
     async def start(self, python: str, config: AgentConfig) -> None:
         """Start the agent and wait for every worker. Raises ConnectError or BootstrapError; ends nothing."""
         assert self._link is not None
-        self._config = config
+        self._configure(python, config)
+        self._is_open = self._health is None
+        self.status = "starting"
+        with self.timed_phase("agent"):
+            await self._link.start_agent(python, config)
+            await self._agent.open(self._link)
+        await self._come_up()
+
+    async def adopt(self, python: str) -> None:
+        """Take over an agent that another client had started, which is gone, and wait for its workers.
+
+        Raises ConnectError, BootstrapError or OSError; ends nothing.
+        """
+        assert self._link is not None
+        self._link.python = python
+        self.lanes.inherits = True
+        self._adopted = asyncio.get_running_loop().create_future()
+        self.status = "starting"
+        with self.timed_phase("agent"):
+            await self._agent.open(self._link, inherit=True)
+            await self._adopted
+        await self._come_up()
+
+    def _on_first_hello(self, hello: dict[str, Any], adopted: asyncio.Future[None]) -> None:
+        """The agent that is taken over says what it is."""
+        assert self._link is not None
+        self._configure(self._link.python, AgentConfig.from_json(hello["config"]))
+        for message in hello["answers"]:
+            self.lanes.on_late(message)
+        adopted.set_result(None)
+
+    def _configure(self, python: str, config: AgentConfig) -> None:
+        assert self._link is not None
         assert self.machine.endpoint is not None
+        self._config = self.lanes.config = config
         self.place = Place(
             rank=self.rank,
             machine=self.machine.id,
@@ -108,11 +143,10 @@ class Node:
         )
         self._up = asyncio.get_running_loop().create_future()
         if config.health is not None:
-            self._health, self._is_open = Health(self, self._pool, config.health["failures"]), False
-        self.status = "starting"
-        with self.timed_phase("agent"):
-            await self._link.start_agent(python, config)
-            await self._agent.open(self._link)
+            self._health = Health(self, self._pool, config.health["failures"])
+
+    async def _come_up(self) -> None:
+        assert self._up is not None
         self._spawn(self._agent.keep_alive())
         with self.timed_phase("worker"):
             await self._up
@@ -136,9 +170,8 @@ class Node:
                 f"node {self.rank} was lost while it started", rank=self.rank, machine=self.machine.id
             )
         self.status, self._is_open = "ready", True
-        for lane in self._lanes.values():
-            if lane.session is not None:
-                self._dispatcher.add_lane(lane)
+        for lane in self.lanes.ready:
+            self._dispatcher.add_lane(lane)
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -151,19 +184,21 @@ class Node:
             return
         self._config.facts = facts
         self.command({"do": "facts", "facts": facts})
-        for lane in self._lanes.values():
-            lane.write(frames.json_frame(frames.FACTS, facts))
-            lane.flush()
+        self.lanes.tell(facts)
 
     # the agent
 
     def _on_notice(self, message: dict[str, Any]) -> None:
         match message["event"]:
             case "hello":
+                if self._adopted is not None and not self._adopted.done():
+                    self._on_first_hello(message, self._adopted)
                 for index, generation in message["workers"]:
-                    self._spawn(self._open_lane(index, generation))
+                    self.lanes.open(index, generation)
             case "worker-ready":
-                self._spawn(self._open_lane(message["index"], message["generation"]))
+                self.lanes.open(message["index"], message["generation"])
+            case "late":
+                self.lanes.on_late(message)
             case "worker-died":
                 self._on_death(message)
             case "failed":
@@ -210,88 +245,22 @@ class Node:
             self.lose(f"its worker could not be started again: {last}")
 
     def _on_death(self, message: dict[str, Any]) -> None:
-        lane = self._lanes.get(message["index"])
         if message["was_ready"]:
             publish(WorkerDied(pool=self._pool, instance=self.instance, cause=message["cause"]))
-        if lane is None or lane.generation != message["generation"]:
-            return
-        lane.death = (message["kind"], message["cause"])
-        if lane not in self._attached:
-            self._bury(lane)
-        else:  # its last frames may still be in the socket; they end with the connection
-            asyncio.get_running_loop().call_later(1.0, self._bury, lane)
+        self.lanes.on_death(message)
 
     # lanes
 
-    async def _open_lane(self, index: int, generation: int) -> None:
-        previous = self._lanes.get(index)
-        if previous is not None:
-            if previous.generation >= generation:
-                return
-            self._bury(previous)
-        assert self._config is not None
-        lane = Lane(self, index, generation, self._config.slots_per_process, self._dispatcher)
-        lane.single_use = not self._config.reuse
-        self._lanes[index] = lane
-        await self._connect(lane)
-
-    async def _connect(self, lane: Lane) -> None:
-        """Connect a lane, or connect it again. Gives the process up after the last delay."""
-        assert self._link is not None
-        async for _ in tries(self._link):
-            if self._lanes.get(lane.index) is not lane:
-                return
-            counter = FrameCounter(lane)
-            try:
-                wire, ready = await self._link.open(
-                    worker_socket(lane.index),
-                    {"session": lane.session, "received": lane.inbox.received},
-                    counter.on_frame,
-                    lambda: self._on_lane_closed(lane),
-                    counter.on_received,
-                )
-            except (OSError, FrameError, ConnectError, HostKeyError):
-                continue
-            if lane.session is not None and ready["session"] != lane.session:
-                wire.close()  # another process listens there already: ours is dead
-                continue
-            first = lane.session is None
-            lane.session = ready["session"]
-            self._attached.add(lane)
-            lane.attach(wire, ready["received"])
-            if first:
-                self._lane_ready(lane)
-            return
-        if lane.death is None:
-            self.end_worker(lane, "it could not be reached any more")
-
     def _lane_ready(self, lane: Lane) -> None:
         assert self._config is not None
-        ready = sum(lane.session is not None for lane in self._lanes.values())
-        if self._up is not None and not self._up.done() and ready == self._config.processes:
+        if self._up is not None and not self._up.done() and len(self.lanes.ready) == self._config.processes:
             self._up.set_result(None)
         if self._is_open and self.status != "draining":
             self._dispatcher.add_lane(lane)
 
-    def _on_lane_closed(self, lane: Lane) -> None:
-        """Its process ended, and the agent is about to say so; or only the connection did."""
-        if lane not in self._attached:
-            return
-        self._attached.discard(lane)
-        lane.detach()
-        if self._lanes.get(lane.index) is not lane or self.status in ("lost", "ended"):
-            return
-        if lane.death is not None or (lane.single_use and not lane.unanswered):
-            self._bury(lane)
-        else:
-            self._spawn(self._connect(lane))
-
-    def _bury(self, lane: Lane) -> None:
-        if self._lanes.get(lane.index) is lane:
-            del self._lanes[lane.index]
-            self._attached.discard(lane)
-            kind, cause = lane.death or ("killed", "ended")
-            self._dispatcher.on_lane_lost(lane, kind, cause)
+    def drop_predecessors(self) -> None:
+        """Have files removed that a client had sent which is gone."""
+        self.command({"do": "remove-below", "number": numbers.first()})
 
     def end_worker(self, lane: Lane, why: str) -> None:
         """Have the agent end a worker's process; it starts another."""
@@ -302,18 +271,18 @@ class Node:
     def drain(self) -> None:
         """Take no more tasks; those that run go on."""
         self.status = "draining"
-        for lane in self._lanes.values():
+        for lane in self.lanes:
             self._dispatcher.remove_lane(lane)
             lane.recall()
 
     @property
     def idle_since(self) -> float:
         """When it last answered a task, by the loop's clock."""
-        return max((lane.last_answer for lane in self._lanes.values()), default=0.0)
+        return max((lane.last_answer for lane in self.lanes), default=0.0)
 
     @property
     def busy(self) -> bool:
-        return any(lane.load for lane in self._lanes.values())
+        return any(lane.load for lane in self.lanes)
 
     def lose(self, reason: str) -> None:
         """The machine is gone, or as good as gone. Its tasks go back; the pool may replace it."""
@@ -345,9 +314,7 @@ class Node:
     def _release(self, kind: str, cause: str) -> None:
         for task in self._tasks:
             task.cancel()
-        for lane in list(self._lanes.values()):
-            lane.death = lane.death or (kind, cause)
-            self._bury(lane)
+        self.lanes.bury_all(kind, cause)
         self._agent.close()
         if self.depot is not None:
             self.depot.close()
@@ -369,7 +336,7 @@ class Node:
         publish(event)
 
     def snapshot(self) -> NodeSnapshot:
-        lanes = list(self._lanes.values())
+        lanes = list(self.lanes)
         return NodeSnapshot(
             rank=self.rank,
             machine=self.machine.id,

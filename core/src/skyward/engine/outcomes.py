@@ -37,6 +37,8 @@ def interrupted(task: Task, rank: int, cause: str) -> NodeLostError:
     tries = (
         f"{task.attempts} times, more than retry_on_interruption allows"
         if task.can_retry
+        else "and only the client that is gone could have had it run again"
+        if task.inherited
         else "while streaming"
     )
     return NodeLostError(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from skyward.engine.fingerprint import fingerprint
 from skyward.errors import UsageError
+from skyward.link import numbers
 from skyward.link.identity import class_id
 from skyward.link.modules import Definition, Project, Source
 from skyward.link.pickling import Pickled, dumps, dumps_call, explain
@@ -62,7 +63,6 @@ class Packer:
             type, tuple[object, Definition, frozenset[weakref.ref[type]], frozenset[str]]
         ] = weakref.WeakKeyDictionary()
         self._by_digest: OrderedDict[bytes, Code] = OrderedDict()
-        self._next = 1
 
     def code(self, function: Any) -> Code:
         """Return the code of a decorated function. Raises SerializationError naming what can't be pickled."""
@@ -103,9 +103,8 @@ class Packer:
             else:
                 dropped_blobs = []
                 data, all_blobs, is_blob = self.store(pickled, blobs)
-                code = Code(self._next, name, data, all_blobs, is_blob)
+                code = Code(numbers.take(), name, data, all_blobs, is_blob)
                 code.modules = modules
-                self._next += 1
                 self._by_digest[digest] = code
         for blob in dropped_blobs:
             self._blobs.release(blob)

@@ -1,7 +1,7 @@
-"""A pool on the loop: how many nodes it wants, which it has, and what it does about the difference.
+"""A pool on the loop: from the first offer, or from what a client left that is gone, to the last machine.
 
-One reconciler makes the nodes what ``desired`` says: it rents, sets up, replaces, drains and ends them,
-each rank in a task of its own. Whatever the pool started is in ``_scope`` and is gone after ``stop``.
+How many nodes it wants is here; the reconciler makes it so. Whatever the pool started is in ``_scope`` and is
+gone after ``stop``.
 """
 
 from __future__ import annotations
@@ -12,30 +12,21 @@ import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from skyward.engine import adoption
 from skyward.engine.bringup import NodeFactory
 from skyward.engine.dispatch import Dispatcher
+from skyward.engine.ledger import Ledger
 from skyward.engine.market import Market
 from skyward.engine.membership import form
+from skyward.engine.memento import digest
 from skyward.engine.nameplate import Nameplate
 from skyward.engine.packing import Packer
 from skyward.engine.picture import picture, places, timing
+from skyward.engine.reconcile import Reconciler
 from skyward.engine.scaling import Scaler
 from skyward.engine.scope import Scope
-from skyward.errors import PoolStateError, SkywardError, unexpected
-from skyward.events import (
-    ClusterDestroyed,
-    ClusterProvisioned,
-    ClusterReady,
-    ClusterRequested,
-    Error,
-    InstanceBootstrapped,
-    InstanceDestroyed,
-    InstancePreempted,
-    InstanceReplaced,
-    InstanceRequested,
-    Log,
-    ScalingChanged,
-)
+from skyward.errors import PoolStateError
+from skyward.events import ClusterDestroyed, ClusterReady, ClusterRequested, Error, Log, ScalingChanged
 from skyward.hooks.facade import PoolHooks
 from skyward.hooks.values import Cluster, PoolRef
 from skyward.link.blobs import BlobStore
@@ -45,14 +36,13 @@ from skyward.subscriptions import publish
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    from skyward.engine.ledger import Estate
     from skyward.engine.loop import LoopThread
-    from skyward.engine.market import Candidate
     from skyward.engine.node import Node
     from skyward.engine.task import Batch
-    from skyward.hooks.ports import Provider, ProviderConfig, Topology
+    from skyward.hooks.ports import ProviderConfig, Topology
     from skyward.hooks.values import Machine
     from skyward.link.doors import Place
-    from skyward.link.links import Link
     from skyward.link.modules import Project
     from skyward.snapshot import PoolSnapshot
     from skyward.spec import Nodes, PoolSpec, Spec
@@ -77,13 +67,18 @@ class PoolEngine:
         topology: Topology,
         loop: LoopThread,
         project: Project,
+        memento: str,
+        inheritance: tuple[Estate, Ledger] | None = None,
     ) -> None:
         self.name = name
         self.spec = specs[0][1]
         self.state = PoolState.INIT
         self.hooks = PoolHooks(self.spec.plugins)
         self.topology = topology
-        self.ref = PoolRef(id=uuid.uuid4().hex[:12], name=name, ttl=self.spec.ttl)
+        self._estate = inheritance[0] if inheritance else None
+        self._ledger = inheritance[1] if inheritance else None
+        fresh = PoolRef(id=uuid.uuid4().hex[:12], name=name, ttl=self.spec.ttl)
+        self.ref = self._estate.pool if self._estate else fresh
         self.blobs = BlobStore(lambda blob: loop.call(self._drop, [blob], []))
         self.packer = Packer(self.blobs, project, lambda code: loop.call(self._drop, [], [code]))
         self.dispatcher = Dispatcher(
@@ -103,31 +98,32 @@ class PoolEngine:
         self._provider_name = specs[0][2].provider_name
         self._loop = loop.loop
         self._market = Market(specs, selection)
-        self._providers: dict[str, Provider] = {}
-        self._nodes: dict[int, Node] = {}
-        self._bringing: dict[int, asyncio.Task[None]] = {}
-        self._phases: dict[int, Node] = {}
-        self._lost: dict[int, str] = {}
-        self._ready = asyncio.Event()
-        self._failure: BaseException | None = None
-        self._provisioned = False
+        self._memento = memento
         self._starting: asyncio.Task[Any] | None = None
         self._scope = Scope(name, loop.loop)
         self._nameplate = Nameplate(name)
-        self._spent = 0.0
-        self._scaler = Scaler(loop.loop, self.spec, self._nodes, self._want)
-        self._factory = NodeFactory(
+        self._reconciler = Reconciler(
+            name, self._market, self.dispatcher, self._scope, self._membership_changed
+        )
+        self._scaler = self._reconciler.scaler = Scaler(
+            loop.loop, self.spec, self._reconciler.nodes, self._want
+        )
+        self._factory = self._reconciler.factory = self._make_factory(project)
+
+    def _make_factory(self, project: Project) -> NodeFactory:
+        return NodeFactory(
             self.ref,
             self._market,
             self.dispatcher,
             self.hooks,
-            topology,
+            self.topology,
             project,
             cluster=self.cluster,
             facts=self._facts,
-            on_lost=self._on_lost,
+            on_lost=self._reconciler.on_lost,
             on_log=self.log.append,
-            on_machine=self._on_machine,
+            on_machine=self._reconciler.on_machine,
+            memento=self._memento,
         )
 
     @property
@@ -159,15 +155,21 @@ class PoolEngine:
         publish(ClusterRequested(pool=self.name, provider=self._provider_name, spec=self.spec))
         self._factory.prepare((resolved, config) for _, resolved, config in self._given)
         self.state = PoolState.REQUESTING
-        await self._market.survey()
+        self._market.connect()
+        if self._estate is None:
+            await self._market.survey()
         for provider in self._market.connected:
             await provider.prepare(self.ref)
+        self._open_ledger()
         self.state = PoolState.PROVISIONING
-        self._reconcile()
+        if self._estate is not None:
+            await adoption.adopt(self._estate, self.ref, self._market, self._factory, self._reconciler)
+        self._reconciler.run()
         self._scope.run(self._tick())
-        await self._ready.wait()
-        if self._failure is not None:
-            raise self._failure
+        self._scope.run(self._market.sweep())
+        await self._reconciler.ready.wait()
+        if self._reconciler.failure is not None:
+            raise self._reconciler.failure
         self.state = PoolState.READY
         publish(ClusterReady(pool=self.name, nodes=self.ready_count, seconds=time.time() - self.started))
 
@@ -183,23 +185,29 @@ class PoolEngine:
         self.state = PoolState.SHUTTING_DOWN
         self.dispatcher.close(PoolStateError(f"the pool {self.name!r} was closed before the task was done"))
         self._scaler.close()
-        for node in self._nodes.values():
-            node.shut_down()
+        self._reconciler.close()
         await self._scope.end()
         await self._nameplate.close()
         seconds = max(self.spec.shutdown_timeout, RELEASE_SECONDS)
         await self._factory.settled(seconds)
         problems = await self._market.release(self.ref, seconds)
-        for node in self._nodes.values():
-            node.close()
-            self._account(node)
-            publish(InstanceDestroyed(pool=self.name, instance=node.instance))
-        self._nodes.clear()
+        self._reconciler.clear()
         self.blobs.close()
+        if self._market.ledger is not None:
+            self._market.ledger.close(ended=not problems)
         self.state = PoolState.DESTROYED
         for problem in problems:
             publish(Error(pool=self.name, message=f"while ending machines: {problem}"))
         publish(ClusterDestroyed(pool=self.name))
+
+    def _open_ledger(self) -> None:
+        """Have the pool in the ledger, from before it costs anything."""
+        try:
+            given = self._ledger or Ledger.begin(self.ref, digest(self._memento))
+            self._market.ledger = given
+        except OSError as error:
+            lost = "should this process be killed, nobody can attach to the pool"
+            publish(Error(pool=self.name, message=f"the ledger can't be written ({error}): {lost}"))
 
     async def _drain(self) -> None:
         try:
@@ -222,7 +230,7 @@ class PoolEngine:
 
     @property
     def ready_nodes(self) -> list[Node]:
-        return [node for _, node in sorted(self._nodes.items()) if node.status == "ready"]
+        return self._reconciler.ready_nodes
 
     def places(self, rank: int | None = None) -> list[Place]:
         """Return where the ready nodes are, or that of one rank. Raises PoolStateError or NodeError."""
@@ -232,105 +240,7 @@ class PoolEngine:
 
     @property
     def ready_count(self) -> int:
-        return sum(node.status == "ready" for node in self._nodes.values())
-
-    def _reconcile(self) -> None:
-        """Start what is missing, drain what is too much."""
-        if self.state in (PoolState.SHUTTING_DOWN, PoolState.DESTROYED):
-            return
-        for rank in range(self._desired):
-            if rank not in self._nodes and rank not in self._bringing:
-                self._bringing[rank] = self._scope.spawn(self._bring_up(rank))
-        for rank, task in list(self._bringing.items()):
-            if rank >= self._desired:
-                task.cancel()
-        for rank, node in list(self._nodes.items()):
-            if rank >= self._desired and node.status == "ready":
-                node.drain()
-                self._scope.run(self._retire(node))
-                self._membership_changed()
-
-    async def _bring_up(self, rank: int) -> None:
-        old = self._lost.get(rank, "")
-        began = time.monotonic()
-        provider = self._market.candidates[0].provider_name
-        publish(InstanceRequested(pool=self.name, node=rank, provider=provider, replacing=old))
-        try:
-            node, link, candidate = await self._factory.make(rank)
-        except Exception as error:
-            self._give_up(rank, error if isinstance(error, SkywardError) else unexpected(error))
-            return
-        finally:
-            self._bringing.pop(rank, None)
-            self._phases.pop(rank, None)
-        self._nodes[rank] = node
-        self._providers[node.machine.id] = candidate.provider
-        self._scope.run(self._watch(node, link))
-        publish(
-            InstanceBootstrapped(pool=self.name, instance=node.instance, seconds=time.monotonic() - began)
-        )
-        if self._lost.pop(rank, None):
-            publish(InstanceReplaced(pool=self.name, old_id=old, new=node.instance))
-        self._membership_changed()
-        if self.ready_count >= min(self._scaler.bounds.floor, self._desired):
-            self._ready.set()
-        if rank >= self._desired:
-            self._reconcile()
-
-    def _give_up(self, rank: int, error: SkywardError) -> None:
-        """A node can't be had. Before the pool is usable that ends it; later, the next tick tries again."""
-        if self._ready.is_set():
-            publish(Error(pool=self.name, message=f"node {rank} can't be brought up: {error}"))
-            return
-        self._failure = error
-        publish(Error(pool=self.name, message=str(error), fatal=True))
-        self._ready.set()
-
-    def _on_machine(self, node: Node, candidate: Candidate) -> None:
-        self._phases[node.rank] = node
-        machines = len(self._phases) + len(self._nodes)
-        if not self._provisioned and machines >= self._scaler.bounds.floor:
-            self._provisioned = True
-            publish(ClusterProvisioned(pool=self.name, provider=candidate.provider_name, nodes=machines))
-
-    async def _watch(self, node: Node, link: Link) -> None:
-        await link.ended()
-        node.lose("its agent is gone")
-
-    def _on_lost(self, node: Node, reason: str) -> None:
-        if self.state in (PoolState.SHUTTING_DOWN, PoolState.DESTROYED):
-            return
-        publish(InstancePreempted(pool=self.name, instance=node.instance, reason=reason))
-        if self._nodes.get(node.rank) is not node:
-            return
-        del self._nodes[node.rank]
-        self._lost[node.rank] = node.machine.id
-        self._account(node)
-        self._membership_changed()
-        self._scope.run(self._end_machine(node))
-        self._reconcile()
-
-    async def _end_machine(self, node: Node) -> None:
-        provider = self._providers.pop(node.machine.id, None)
-        if provider is not None:
-            await provider.terminate([node.machine.id])
-
-    async def _retire(self, node: Node) -> None:
-        """End a node that takes no more tasks, once it runs none."""
-        while node.busy and node.status == "draining":  # noqa: ASYNC110  (rare; needs no event of its own)
-            await asyncio.sleep(0.05)
-        node.shut_down()
-        node.close()
-        await self._end_machine(node)
-        if self._nodes.get(node.rank) is node:
-            del self._nodes[node.rank]
-            self._account(node)
-            publish(InstanceDestroyed(pool=self.name, instance=node.instance))
-        self.dispatcher.abandon_rank(node.rank, "the pool shrank")
-        self._reconcile()
-
-    def _account(self, node: Node) -> None:
-        self._spent += (time.time() - node.since) / 3600 * node.machine.usd_per_hour
+        return self._reconciler.ready_count
 
     # membership
 
@@ -356,7 +266,7 @@ class PoolEngine:
             return
         self._scaler.changed(desired)
         publish(ScalingChanged(pool=self.name, desired=desired, reason=reason))
-        self._reconcile()
+        self._reconciler.run()
 
     def _on_pressure(self) -> None:
         self._scaler.on_pressure(self.dispatcher)
@@ -364,9 +274,11 @@ class PoolEngine:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._scaler.tick_seconds())
-            if self._ready.is_set():
+            if self._reconciler.ready.is_set():
                 self._scaler.ask(self.dispatcher)
-            self._reconcile()
+            self._reconciler.run()
+            if self._market.ledger is not None:
+                self._market.ledger.alive()
 
     def _drop(self, blobs: list[int], codes: list[int]) -> None:
         self.dispatcher.drop(blobs=blobs, codes=codes)
@@ -379,7 +291,8 @@ class PoolEngine:
         """Describe the pool as it is. Safe from any thread: reads only, and a torn read shows a moment's
         difference.
         """
-        nodes = {node.rank: node for node in (*self._nodes.values(), *self._phases.values())}
+        having = self._reconciler
+        nodes = {node.rank: node for node in (*having.nodes.values(), *having.phases.values())}
         return picture(
             self.name,
             self._provider_name,
@@ -388,7 +301,7 @@ class PoolEngine:
             self.dispatcher,
             self._scaler,
             list(self.batches.values()),
-            pending=len(self._bringing),
+            pending=len(having.bringing),
             started=self.started,
-            spent=self._spent,
+            spent=having.spent,
         )

@@ -127,6 +127,7 @@ def agent_config(
     no_collections: str | None,
     metrics: Iterable[Metric],
     health: dict[str, Any] | None,
+    memento: str,
 ) -> AgentConfig:
     """Put together what a node's agent is told."""
     executor = "process" if spec.worker.executor == "process" else "thread"
@@ -162,4 +163,5 @@ def agent_config(
         no_collections=no_collections,
         metrics=[asdict(metric) for metric in metrics],
         health=health,
+        memento=memento,
     )

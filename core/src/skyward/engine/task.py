@@ -199,6 +199,10 @@ class TaskFuture(Future[Any]):
         """Whether the holder has cancelled it; asks for no lock."""
         return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
 
+    def when_cancelled(self, reach: Callable[[], None]) -> None:
+        """Have ``cancel`` call ``reach``, which takes it to the task."""
+        self._on_cancel = reach
+
     def note_running(self) -> None:
         self._is_running = True
 
@@ -237,6 +241,7 @@ class Task:
         "extra",
         "future",
         "id",
+        "inherited",
         "lane",
         "modules",
         "output",
@@ -266,6 +271,8 @@ class Task:
         self.started = 0.0
         self.deadline = 0.0
         self.lane: Any = None
+        self.inherited = False
+        """Whether another client had submitted it: only its lane has it, and nobody can run it again."""
         self.batch: Batch | None = None
         self.done = False
 
@@ -276,4 +283,4 @@ class Task:
     @property
     def can_retry(self) -> bool:
         """Whether running it again gives the caller the same: not once items have gone in or out."""
-        return not self.streams and (self.output is None or not self.output.touched)
+        return not self.inherited and not self.streams and (self.output is None or not self.output.touched)

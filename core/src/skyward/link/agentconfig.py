@@ -47,6 +47,16 @@ def is_value_file(name: str) -> bool:
     return name[:1] in ("b", "r") and name[1:].replace(".", "").isdigit()
 
 
+def is_result_file(name: str) -> bool:
+    """Whether it is the name of such a file with a worker's value."""
+    return name.startswith("r") and is_value_file(name)
+
+
+def is_blob_below(name: str, number: int) -> bool:
+    """Whether it is the name of a file with one of the client's blobs, of a lower number."""
+    return name.startswith("b") and is_value_file(name) and int(name[1:]) < number
+
+
 class AgentConfig:
     """Everything an agent needs to know. JSON on the wire; see ``to_json`` for the fields."""
 
@@ -59,6 +69,7 @@ class AgentConfig:
         "facts",
         "health",
         "launch",
+        "memento",
         "metrics",
         "no_collections",
         "plugins",
@@ -84,6 +95,7 @@ class AgentConfig:
         cwd: str | None = None,
         metrics: list[dict[str, Any]] | None = None,
         health: dict[str, Any] | None = None,
+        memento: str = "",
     ) -> None:
         self.ttl = ttl
         """Seconds without a word from the client after which the agent ends the machine."""
@@ -110,6 +122,9 @@ class AgentConfig:
         """The health check, or None: ``function`` as ``plugins`` are, its ``sources``, the times that
         ``skyward.node.checkup`` takes, and ``failures``, after which the node is given up.
         """
+
+        self.memento = memento
+        """What the pool was opened with, for a client that attaches to it: see ``skyward.engine.memento``."""
 
     def to_json(self) -> bytes:
         return json.dumps({name: getattr(self, name) for name in self.__slots__}).encode() + b"\n"

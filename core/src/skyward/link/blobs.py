@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from skyward.link import numbers
 from skyward.link.memory import file_behind, memory_file, write_all
 
 CACHE_BYTES = 1 << 29
@@ -91,7 +92,6 @@ class BlobStore:
         self._by_sample: dict[bytes, list[Blob]] = {}
         self._idle: OrderedDict[int, Blob] = OrderedDict()
         self._idle_bytes = 0
-        self._next = 1
         self._closed = False
         self.bytes_stored = 0
 
@@ -113,8 +113,7 @@ class BlobStore:
 
     def _add(self, view: memoryview, sample: bytes, fd: int) -> Blob:
         with self._lock:
-            blob = Blob(self._next, len(view), fd, sample)
-            self._next += 1
+            blob = Blob(numbers.take(), len(view), fd, sample)
             blob.refs = 1
             self._by_sample.setdefault(sample, []).append(blob)
             self.bytes_stored += blob.size

@@ -97,6 +97,11 @@ def known_class(number: str, name: str) -> type:
         return made
 
 
+def dynamic_classes() -> dict[str, type]:
+    """Return every class that is known under an id here."""
+    return dict(_cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID)
+
+
 def add_definition(number: str, definition: bytes) -> None:
     """Take the pickle of a class; it is loaded when something names the class."""
     with _definitions_lock:

@@ -58,6 +58,8 @@ class Link(Protocol):
     """What a person should know about how it was reached."""
     root: str
     """The machine's folder."""
+    python: str
+    """The interpreter there, once it is known."""
 
     async def reach(self, timeout: float, interval: float) -> None:
         """Connect. Raises ConnectError, HostKeyError or ConfigError."""

@@ -38,7 +38,9 @@ class LocalLink:
         self.root = endpoint.root
         self.files: Remote | None = None
         self.remarks: list[str] = []
+        self.python = ""
         self._end: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
 
     async def reach(self, timeout: float, interval: float) -> None:
         """Nothing: it is here."""
@@ -69,6 +71,7 @@ class LocalLink:
 
         Cancelled, it leaves no process: workers end with their agent.
         """
+        self.python = python
         process = await asyncio.create_subprocess_exec(
             *agent_argv(python, self.root),
             cwd=self.root,
@@ -100,12 +103,15 @@ class LocalLink:
         self._end = asyncio.get_running_loop().create_task(_reap(process))
 
     async def ended(self) -> None:
-        """Return when the agent's process is gone."""
+        """Return when the agent's process is gone; of one that another process started, its socket tells."""
         if self._end is not None:
             await asyncio.shield(self._end)
+        else:
+            await self._closed.wait()
 
     def close(self) -> None:
-        """Nothing: a link holds nothing open."""
+        """Let go: a link holds nothing open."""
+        self._closed.set()
 
     async def open(
         self,

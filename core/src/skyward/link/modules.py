@@ -234,6 +234,12 @@ def _candidates(name: str, level: int, parts: Sequence[str], package: str) -> It
     yield from (f"{name}.{part}" for part in parts if name and part != "*")
 
 
+def take_definitions(classes: Iterable[dict[str, Any]]) -> None:
+    """Take classes that go by value, as ``Definition.to_json`` has them; loaded when something names them."""
+    for item in classes:
+        add_definition(item["class"], base64.b64decode(item["pickle"]))
+
+
 class ShippedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Lets a worker import what the client sent. First on ``sys.meta_path``: the user's module wins."""
 
@@ -248,7 +254,7 @@ class ShippedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         changed = False
         for item in sources:
             if "class" in item:
-                add_definition(item["class"], base64.b64decode(item["pickle"]))
+                take_definitions([item])
                 continue
             origin, text = item["origin"], item["text"]
             if origin:

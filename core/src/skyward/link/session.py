@@ -30,9 +30,11 @@ class Outbox:
         self._sent = 0
         self._acked = 0
 
-    def push(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
+    def push(self, data: bytes, fds: tuple[int, ...] = ()) -> int:
+        """Keep what is being sent; return where it ends."""
         self._kept.append((self._sent, data, fds))
         self._sent += len(data)
+        return self._sent
 
     def acknowledge(self, received: int) -> None:
         """Forget what the other side has."""
@@ -46,6 +48,11 @@ class Outbox:
         """Drop the oldest, acknowledged or not, until no more than ``size`` bytes are kept."""
         while self._sent - self._acked > size and len(self._kept) > 1:
             self.acknowledge(self._kept[1][0])
+
+    @property
+    def acknowledged(self) -> int:
+        """Up to where the other side has it."""
+        return self._acked
 
     @property
     def waits(self) -> bool:

@@ -170,7 +170,7 @@ class SSHLink(SSHShell):
         super().__init__(endpoint)
         self.files: Remote | None = self
         self.remarks: list[str] = []
-        self._python = ""
+        self.python = ""
         self._starter: SSHClientProcess[bytes] | None = None
 
     async def reach(self, timeout: float, interval: float) -> None:
@@ -194,7 +194,7 @@ class SSHLink(SSHShell):
         It lives in a session of its own and outlives the connection. Until the client has connected to its
         socket, this channel tells it whether there still is one.
         """
-        self._python = python
+        self.python = python
         conn = await self._connection.get()
         command = "exec " + shlex.join(("setsid", *agent_argv(python, self.root)))
         with as_os_error():
@@ -255,7 +255,7 @@ class SSHLink(SSHShell):
                 else:
                     self._connection.forwards_sockets = True
                     return
-            command = shlex.join((self._python, "-I", "-m", "skyward.node.bridge", path))
+            command = shlex.join((self.python, "-I", "-m", "skyward.node.bridge", path))
             untyped = cast("Any", conn)  # asyncssh's sessions have type parameters that can't be written down
             await untyped.create_session(lambda: wire, command, encoding=None)
         if not await wire.bridged():

@@ -14,9 +14,7 @@ through it.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import selectors
 import shutil
 import signal
@@ -26,14 +24,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from skyward.link.agentconfig import AGENT_SOCKET, MACHINE_MARK, READY_LINE, AgentConfig, is_value_file
+from skyward.link.agentconfig import AGENT_SOCKET, MACHINE_MARK, READY_LINE, AgentConfig
 from skyward.link.frames import COMMAND, HELLO, NOTICE, json_frame
-from skyward.link.session import Outbox
 from skyward.node.checkup import CHECKER, Checkup, checker_argv
 from skyward.node.connection import Connection
 from skyward.node.deaths import OomCounter, describe_death
 from skyward.node.gauges import Gauges
+from skyward.node.notices import Notices
 from skyward.node.process import Child, end_group, end_marked, is_over, process_identity
+from skyward.node.valuefiles import ValueFiles
 
 TICK = 0.5
 """Seconds between looks at the clock: the precision of ``ttl``."""
@@ -44,8 +43,6 @@ SILENCE = 60.0
 RETURN = 1.0
 """Seconds that a client whose connection was cut has to come back, however short ``ttl`` is."""
 MAX_START_FAILURES = 3
-KEPT_BYTES = 1 << 24
-"""Of notices, output lines mostly, that the client has not said to have; the oldest go first."""
 BACKLOG = 1 << 16
 """Bytes that the client has not taken, from which on nothing is read for it: it has enough to catch up on."""
 
@@ -59,9 +56,9 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._children: dict[int, Child] = {}
         self._failures: dict[int, int] = {}
-        self._client: Connection | None = None
-        self._session = secrets.token_hex(8)
-        self._notices = Outbox()
+        self._notices = Notices()
+        self._tell = self._notices.tell
+        self._values = ValueFiles(root)
         self._client_left = False
         self._last_word = time.monotonic()
         self._oom = OomCounter()
@@ -95,7 +92,8 @@ class Agent:
                 handler: Callable[[int], None] = key.data
                 handler(events)
             self._watch_clock()
-            watched = self._client is not None and self._client.backlog < BACKLOG
+            client = self._notices.client
+            watched = client is not None and client.backlog < BACKLOG
             pause = min(TICK, self._gauges.turn(watched), self._checkup.turn(watched))
         self._gauges.end()
         self._selector.unregister(wakeup)
@@ -120,7 +118,7 @@ class Agent:
             self._client_left = True
 
         def gone(events: int) -> None:
-            self._client_left = self._client_left or self._client is None
+            self._client_left = self._client_left or self._notices.client is None
             self._selector.unregister(pipe)
             os.close(pipe)
 
@@ -166,18 +164,15 @@ class Agent:
     def _on_left(self, connection: Connection) -> None:
         if connection.worker is not None:
             connection.worker.connection = None
-        if connection is self._client:
-            self._client, self._client_left = None, True
+        if connection is self._notices.client:
+            self._notices.client, self._client_left = None, True
             self._last_word = time.monotonic()
 
     def _on_message(self, connection: Connection, kind: int, message: dict[str, Any]) -> None:
         if kind == HELLO:
-            self._client, self._client_left = connection, False
-            hello = {"event": "hello", "session": self._session, "workers": self._ready_workers()}
-            received = message["received"] if message.get("session") == self._session else 0
-            missed = [data for data, _ in self._notices.since(received)]
-            connection.send(json_frame(NOTICE, hello) + b"".join(missed))
-        if kind == HELLO or connection is self._client:
+            self._client_left = False
+            self._notices.greet(connection, message, self._ready_workers(), self.config)
+        if kind == HELLO or connection is self._notices.client:
             self._last_word = time.monotonic()
         if kind == COMMAND:
             self._obey(message)
@@ -191,14 +186,6 @@ class Agent:
             if child.ready and child.index >= 0 and not child.reaped
         ]
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        data = json_frame(NOTICE, message)
-        if message["event"] != "metrics":  # worth nothing later: neither kept nor, by the client, counted
-            self._notices.push(data)
-            self._notices.forget_beyond(KEPT_BYTES)
-        if self._client is not None:
-            self._client.send(data)
-
     def _obey(self, command: dict[str, Any]) -> None:
         match command["do"]:
             case "shutdown":
@@ -206,7 +193,9 @@ class Agent:
             case "facts":
                 self.config.facts = command["facts"]
             case "remove":
-                self._remove(command["names"])
+                self._values.remove(command["names"])
+            case "remove-below":
+                self._values.remove_blobs_below(command["number"])
             case "kill":
                 child = self._children.get(command["index"])
                 if child is not None and child.generation == command["generation"]:
@@ -215,13 +204,6 @@ class Agent:
                 self._notices.acknowledge(command.get("received", 0))
             case _:
                 pass  # whatever a newer client knows: hearing from it was the point
-
-    def _remove(self, names: list[str]) -> None:
-        """Remove files that hold the client's or a worker's values."""
-        for name in names:
-            if is_value_file(name):
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(self.root, name))
 
     # workers
 
@@ -287,6 +269,8 @@ class Agent:
                 self._checkup.on_answer(message["what"])
             case "done":
                 child.why = "done"
+                answers, received = message["answers"], message["received"]
+                self._notices.on_answers(child.index, child.generation, answers, received=received)
             case "failed":
                 child.why = "failed"
                 if child.index == CHECKER:

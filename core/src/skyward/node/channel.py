@@ -1,6 +1,8 @@
 """A worker's end of the stream to the client: frames in on one thread at a time, frames out from any.
 
 The channel outlives connections (``skyward.link.session``): while the client is away, what is sent is kept.
+Another client, which comes after one that is gone for good, starts a new session: what was on its way to the
+old one is dropped but for what tasks printed, and ``on_heir`` says what the new one has to know.
 
 Frames are read by a thread of the channel's own, or by the thread that runs the tasks while that has none: a
 short task then costs no change of threads. The channel's thread notices when a task takes longer and reads
@@ -36,9 +38,15 @@ class Channel:
     or ``lead``.
     """
 
-    def __init__(self, listener: socket.socket, on_frame: Callable[[int, memoryview], None]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        on_frame: Callable[[int, memoryview], None],
+        on_heir: Callable[[Callable[[bytes, tuple[int, ...]], int]], None],
+    ) -> None:
         self._listener = listener
         self._on_frame = on_frame
+        self._on_heir = on_heir
         self._session = secrets.token_hex(8)
         self._outbox = Outbox()
         self._inbox = Inbox()
@@ -55,14 +63,20 @@ class Channel:
         self._called = threading.Event()
         self.passes_fds = True
 
-    def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
+    def send(self, data: bytes, fds: tuple[int, ...] = ()) -> int:
         """Send frames; descriptors are closed once the client has them. Blocks while the client reads
-        slowly.
+        slowly. Returns where in the stream they end.
         """
         with self._lock:
-            self._outbox.push(data, fds)
+            end = self._outbox.push(data, fds)
             if self._sock is not None:
                 self._transmit(self._sock, data, fds)
+        return end
+
+    @property
+    def arrived(self) -> int:
+        """Up to where in the stream the client has it."""
+        return self._outbox.acknowledged
 
     def _transmit(self, sock: socket.socket, data: bytes, fds: tuple[int, ...]) -> None:
         try:
@@ -73,10 +87,10 @@ class Channel:
         except OSError:  # the reading thread sees it too and goes back to accepting
             self._sock = None
 
-    def wait_until_received(self, seconds: float) -> None:
-        """Wait until the client has said that it has all that was sent."""
+    def wait_until_received(self, seconds: float) -> bool:
+        """Wait until the client has said that it has all that was sent; return whether it did."""
         with self._acknowledged:
-            self._acknowledged.wait_for(lambda: not self._outbox.waits, seconds)
+            return self._acknowledged.wait_for(lambda: not self._outbox.waits, seconds)
 
     def serve(self) -> None:
         """Serve the client, again and again, until the listener is closed."""
@@ -152,24 +166,39 @@ class Channel:
                     self._called.wait()
 
     def _greet(self, sock: socket.socket) -> None:
-        """Agree with the client on where the stream stands. A client of another session starts a new one."""
+        """Agree with the client on where the stream stands."""
         kind, hello = _read_greeting(sock)
         if kind != frames.HELLO:
             raise FrameError("expected a greeting")
         resumed = hello.get("session") == self._session
-        self.passes_fds = bool(hello.get("fds"))
-        ready = {
-            "protocol": frames.PROTOCOL,
-            "session": self._session,
-            "resumed": resumed,
-            "received": self._inbox.received,
-            "pid": os.getpid(),
-        }
         with self._lock:
+            self.passes_fds = bool(hello.get("fds"))
+            if hello.get("inherit"):
+                self._start_anew()
+            ready = {
+                "protocol": frames.PROTOCOL,
+                "session": self._session,
+                "resumed": resumed,
+                "received": self._inbox.received,
+                "pid": os.getpid(),
+            }
             sock.sendall(frames.json_frame(frames.READY, ready))
             for data, fds in self._outbox.since(int(hello["received"]) if resumed else 0):
                 self._transmit(sock, data, fds)
             self._sock = sock
+
+    def _start_anew(self) -> None:
+        """Begin the stream again, for another client. Nobody reads meanwhile."""
+        unheard = b"".join(data for data, _ in self._outbox.since(self._outbox.acknowledged))
+        self._outbox.close()
+        self._receiver.close()
+        self._session = secrets.token_hex(8)
+        self._outbox, self._inbox, self._receiver = Outbox(), Inbox(), Receiver()
+        self.take_fd = self._receiver.take_fd
+        for kind, body in frames.Splitter().feed(unheard):
+            if kind == frames.OUTPUT:
+                self._outbox.push(frames.frame(kind, bytes(body)))
+        self._on_heir(self._outbox.push)
 
     def _read_once(self) -> bool:
         """Read what there is, waiting if there is nothing. Returns False when there is no connection."""

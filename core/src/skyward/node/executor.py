@@ -21,9 +21,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from skyward.errors import SerializationError
 from skyward.link import frames
-from skyward.link.frames import ResultFrame, TaskFrame
+from skyward.link.frames import TaskFrame
 from skyward.link.pickling import Pickled, dumps_value, explain, loads
 from skyward.node.failures import pickle_failure
 from skyward.node.streams import InStream, OutStream, StreamClosed
@@ -36,13 +35,14 @@ ABANDON_AFTER = 2.0
 class Running:
     """One task under way."""
 
-    __slots__ = ("abandoned", "cancelled", "future", "interruptible", "out", "task", "thread")
+    __slots__ = ("abandoned", "cancelled", "future", "interruptible", "is_over", "out", "task", "thread")
 
     def __init__(self, task: TaskFrame) -> None:
         self.task = task
         self.thread = threading.get_ident()
         self.cancelled = False
         self.abandoned = False
+        self.is_over = False
         self.interruptible = False
         self.future: Any = None
         self.out: OutStream | None = None
@@ -57,8 +57,9 @@ class Executor:
     def __init__(
         self,
         slots: int,
-        send: Callable[[bytes, tuple[int, ...]], None],
+        send: Callable[[bytes], object],
         send_pickle: Callable[[Pickled, Callable[[bytes, tuple[int, ...]], bytes]], int],
+        answer: Callable[[int, int, int, Pickled | None, str | None], None],
         function: Callable[[int], Any],
         name: Callable[[int], str],
         views: Callable[[tuple[int, ...]], list[memoryview]],
@@ -69,6 +70,7 @@ class Executor:
         self.slots = slots
         self._send = send
         self._send_pickle = send_pickle
+        self._answer = answer
         self._function = function
         self._name = name
         self._views = views
@@ -86,7 +88,7 @@ class Executor:
 
     def submit(self, task: TaskFrame) -> None:
         for stream in (task.extra or {}).get("streams", ()):
-            self._in_streams[stream] = InStream(stream, lambda data: self._send(data, ()))
+            self._in_streams[stream] = InStream(stream, self._send)
         self._waiting[task.task] = task
         self._queue.put(task)
 
@@ -94,9 +96,16 @@ class Executor:
         """Take back tasks that have not begun; return those that had not."""
         return [task for task in tasks if self._waiting.pop(task, None) is not None]
 
+    def under_way(self) -> list[tuple[TaskFrame, bool]]:
+        """Return the tasks that are not over, oldest first, and whether each has begun."""
+        waiting = list(self._waiting.values())  # first: one that begins meanwhile must not be missed
+        running = [running.task for running in list(self._running.values())]
+        begun = {task.task for task in running}
+        return [(task, True) for task in running] + [(t, False) for t in waiting if t.task not in begun]
+
     def cancel(self, task: int) -> None:
         if self._waiting.pop(task, None) is not None:
-            self._answer(task, frames.CANCELLED, 0)
+            self._answer(task, frames.CANCELLED, 0, None, None)
             return
         running = self._running.get(task)
         if running is None or running.cancelled:
@@ -125,12 +134,12 @@ class Executor:
             )
 
     def _abandon(self, running: Running) -> None:
-        if self._running.get(running.task.task) is not running:
+        if running.is_over:
             return
         running.abandoned = True
         del self._running[running.task.task]
         self._start_thread()
-        self._answer(running.task.task, frames.CANCELLED, 0)
+        self._answer(running.task.task, frames.CANCELLED, 0, None, None)
 
     def out_stream(self, stream: int) -> OutStream | None:
         running = self._running.get(stream)
@@ -195,23 +204,12 @@ class Executor:
                 self._in_streams.pop(stream).close()
         if running.abandoned:
             return
-        self._running.pop(task.task, None)
-        self._answer(task.task, status, (time.perf_counter_ns() - begun) // 1000, pickled)
-
-    def _answer(self, task: int, status: int, micros: int, pickled: Pickled | None = None) -> None:
-        micros = min(micros, 0xFFFFFFFF)
-        if pickled is None:
-            self._send(ResultFrame(task, status, micros, b"").pack(), ())
-        elif not pickled.buffers and len(pickled.data) < frames.CHUNK:
-            self._send(ResultFrame(task, status, micros, pickled.data).pack(), ())
-        else:
-            try:
-                self._send_pickle(
-                    pickled, lambda data, blobs: ResultFrame(task, status, micros, data, blobs).pack()
-                )
-            except OSError as error:  # the disk is full
-                failure = SerializationError(f"there is no room on the node for the result: {error}")
-                self._answer(task, frames.RAISED, micros, pickle_failure(failure))
+        running.is_over = True
+        lasting = status in (frames.OK, frames.RAISED) and not is_streamed(task)
+        name = self._name(task.code) if lasting else None
+        micros = (time.perf_counter_ns() - begun) // 1000
+        self._answer(task.task, status, micros, pickled, name)
+        self._running.pop(task.task, None)  # only now: it is always here or among the answers
 
     def _call(self, running: Running) -> tuple[int, Pickled | None]:
         task = running.task
@@ -310,6 +308,11 @@ class Executor:
                 + data,
             ),
         )
+
+
+def is_streamed(task: TaskFrame) -> bool:
+    """Whether items go in or out of it while it runs."""
+    return task.extra is not None and bool(task.extra.get("out") or task.extra.get("streams"))
 
 
 async def _outcome(coroutine: Any) -> tuple[Any, BaseException | None]:

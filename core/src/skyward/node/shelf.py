@@ -49,6 +49,10 @@ class Shelf:
         """Return fresh views; each task gets its own, so that writing to one doesn't show in another."""
         return [map_file(*self._files[blob]) for blob in blobs]
 
+    def below(self, number: int) -> list[int]:
+        """Return which of them have a lower number."""
+        return [blob for blob in list(self._files) if blob < number]
+
     def drop(self, blobs: Sequence[int]) -> None:
         for blob in blobs:
             entry = self._files.pop(blob, None)
@@ -92,6 +96,10 @@ class Functions:
         views: list[memoryview] = self._shelf.views(blobs)
         function = loads(views[0], views[1:]) if data_is_blob else loads(data, views)
         return self._prepare(function._skyward_body)
+
+    def below(self, number: int) -> list[int]:
+        """Return which of them have a lower number."""
+        return [code for code in list(self._pickles) if code < number]
 
     def drop(self, codes: Sequence[int]) -> None:
         for code in codes:

@@ -168,7 +168,7 @@ class OutStream:
 class InStream(Iterator[Any]):
     """What a task sees of an iterator that lives on the client. Filled by the reading thread."""
 
-    def __init__(self, stream: int, send: Callable[[bytes], None]) -> None:
+    def __init__(self, stream: int, send: Callable[[bytes], object]) -> None:
         self._stream = stream
         self._send = send
         self._batches: deque[tuple[Pickled, int, int]] = deque()

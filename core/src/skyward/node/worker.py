@@ -21,13 +21,13 @@ from typing import Any
 
 from skyward import runtime
 from skyward.link import frames
-from skyward.link.agentconfig import AGENT_SOCKET, AgentConfig, result_file, worker_socket
-from skyward.link.blobs import file_of
+from skyward.link.agentconfig import AGENT_SOCKET, AgentConfig, worker_socket
 from skyward.link.frames import Splitter, TaskFrame
-from skyward.link.memory import write_all
 from skyward.link.pickling import Pickled, loads
+from skyward.node.answers import Answers
 from skyward.node.channel import Channel
 from skyward.node.executor import Executor
+from skyward.node.heritage import bequeath
 from skyward.node.shelf import Functions, Shelf
 from skyward.output import TaskStream
 
@@ -80,22 +80,21 @@ class Worker:
     def __init__(
         self, root: str, listener: socket.socket, config: AgentConfig, agent: AgentLink, hooks: Any
     ) -> None:
-        self._root = root
         self._config = config
         self._agent = agent
-        self._channel = Channel(listener, self._on_frame)
+        self._channel = Channel(listener, self._on_frame, self._on_heir)
+        self._answers = Answers(root, agent.index, agent.generation, self._channel)
         self.output = (TaskStream("stdout", self._emit(0), 1), TaskStream("stderr", self._emit(1), 2))
         self._shelf = Shelf(root)
         self._modules: Any = None
         self._functions = Functions(
             self._shelf, hooks.task if hooks is not None else lambda function: function
         )
-        self._next_blob = 1
-        self._blob_lock = threading.Lock()
         self.executor = Executor(
             config.slots_per_process,
             self._channel.send,
-            self._send_pickle,
+            self._answers.send_pickle,
+            self._answers.send,
             self._functions.get,
             self._functions.name,
             self._shelf.views,
@@ -142,6 +141,9 @@ class Worker:
         if handler is not None:
             handler(body)
 
+    def _on_heir(self, push: Callable[[bytes, tuple[int, ...]], int]) -> None:
+        bequeath(self.executor, self._functions, self._answers, push)
+
     def _on_modules(self, body: memoryview) -> None:
         if self._modules is None:
             self._modules = shipped_modules()
@@ -151,6 +153,9 @@ class Worker:
         message = frames.read_json(body)
         self._shelf.drop(message.get("blobs", ()))
         self._functions.drop(message.get("codes", ()))
+        if "below" in message:  # what a client had sent that is gone
+            self._shelf.drop(self._shelf.below(message["below"]))
+            self._functions.drop(self._functions.below(message["below"]))
 
     def _on_recall(self, body: memoryview) -> None:
         back = self.executor.recall(frames.read_ids(body))
@@ -185,44 +190,10 @@ class Worker:
         if stream is not None:
             stream.close()
 
-    def _send_pickle(self, pickled: Pickled, pack: Callable[[bytes, tuple[int, ...]], bytes]) -> int:
-        """Send a large pickle's buffers as blobs, then the frame that ``pack`` makes of it. Return the bytes
-        sent.
-        """
-        parts: list[Any] = list(pickled.buffers)
-        data = pickled.data
-        if len(data) >= frames.CHUNK:
-            parts.insert(0, memoryview(data))
-            data = b""
-        numbers = tuple(self._send_blob(part) for part in parts)
-        self._channel.send(pack(data, numbers))
-        return len(data) + sum(len(part) for part in parts)
-
-    def _send_blob(self, view: memoryview) -> int:
-        with self._blob_lock:
-            number = self._next_blob
-            self._next_blob += 1
-        size = view.nbytes
-        if self._channel.passes_fds:
-            head = frames.BLOB_HEAD.pack(number, size, frames.BY_FD)
-            self._channel.send(frames.frame(frames.BLOB, head), (file_of(view),))
-            return number
-        path = os.path.join(self._root, result_file(self._agent.index, self._agent.generation, number))
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            write_all(fd, view)
-        except OSError:
-            os.unlink(path)
-            raise
-        finally:
-            os.close(fd)
-        self._channel.send(frames.frame(frames.BLOB, frames.BLOB_HEAD.pack(number, size, frames.BY_FILE)))
-        return number
-
     def _after_task(self) -> None:
         if self._config.executor == "process" and not self._config.reuse:
-            self._channel.wait_until_received(RETURN)
-            self._agent.tell("done")
+            received = self._channel.wait_until_received(RETURN)
+            self._agent.tell("done", received=received, answers=self._answers.left_behind())
             sys.stdout.flush()
             os._exit(0)
 
