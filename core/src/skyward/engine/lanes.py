@@ -163,7 +163,8 @@ class Lanes:
         if task not in lane.unanswered:
             if not self.inherits:
                 return
-            self._dispatcher.on_heritage(lane, {"tasks": [[task, message["name"], "done"]]})
+            tasks = [[task, message["name"], "done"]]
+            self._dispatcher.on_heritage(lane, {"tasks": tasks, "classes": message["classes"]})
         for data in message["frames"]:
             for kind, body in Splitter().feed(base64.b64decode(data)):
                 lane.on_frame(kind, body)

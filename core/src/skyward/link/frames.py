@@ -54,7 +54,7 @@ COMMAND = 60
 NOTICE = 61
 
 HEADER = struct.Struct("<IB")
-TASK_HEAD = struct.Struct("<QIBII")  # task, code, flags, inline length, blob count
+TASK_HEAD = struct.Struct("<QQBII")  # task, code, flags, inline length, blob count
 RESULT_HEAD = struct.Struct("<QBIII")  # task, status, microseconds, inline length, blob count
 U64 = struct.Struct("<Q")
 CANCEL_BODY = struct.Struct("<QB")

@@ -269,8 +269,7 @@ class Agent:
                 self._checkup.on_answer(message["what"])
             case "done":
                 child.why = "done"
-                answers, received = message["answers"], message["received"]
-                self._notices.on_answers(child.index, child.generation, answers, received=received)
+                self._notices.on_answers(child.index, child.generation, message)
             case "failed":
                 child.why = "failed"
                 if child.index == CHECKER:

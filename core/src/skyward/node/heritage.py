@@ -37,11 +37,11 @@ def bequeath(
     named = [[number, *rest] for number, rest in tasks.items()]
     for start in range(0, len(named), AT_ONCE):
         push(frames.json_frame(frames.HERITAGE, {"tasks": named[start : start + AT_ONCE]}), ())
-    push(frames.json_frame(frames.HERITAGE, {"last": True, "classes": _definitions() if named else []}), ())
+    push(frames.json_frame(frames.HERITAGE, {"last": True, "classes": definitions() if named else []}), ())
     answers.bequeath(push)
 
 
-def _definitions() -> list[dict[str, Any]]:
+def definitions() -> list[dict[str, Any]]:
     """Return the classes that answers may name, as ``ShippedModules.add`` takes them."""
     found: list[dict[str, Any]] = []
     for number, kind in dynamic_classes().items():

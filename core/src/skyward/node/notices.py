@@ -56,16 +56,14 @@ class Notices:
         """Forget what the client has."""
         self._kept.acknowledge(received)
 
-    def on_answers(
-        self, index: int, generation: int, answers: list[dict[str, Any]], *, received: bool
-    ) -> None:
+    def on_answers(self, index: int, generation: int, message: dict[str, Any]) -> None:
         """Keep what a process has answered that is about to end; tell the client, if it has not got it."""
-        for answer in answers:
-            entry = {**answer, "index": index, "generation": generation}
-            size = sum(map(len, answer["frames"]))
+        for answer in message["answers"]:
+            entry = {**answer, "classes": message["classes"], "index": index, "generation": generation}
+            size = sum(map(len, answer["frames"])) + sum(len(kind["pickle"]) for kind in message["classes"])
             self._answers.append((size, entry))
             self._answers_bytes += size
-            if not received:
+            if not message["received"]:
                 self.tell({"event": "late", **entry})
         while self._answers_bytes > KEPT_ANSWERS and len(self._answers) > 1:
             self._answers_bytes -= self._answers.popleft()[0]

@@ -27,7 +27,7 @@ from skyward.link.pickling import Pickled, loads
 from skyward.node.answers import Answers
 from skyward.node.channel import Channel
 from skyward.node.executor import Executor
-from skyward.node.heritage import bequeath
+from skyward.node.heritage import bequeath, definitions
 from skyward.node.shelf import Functions, Shelf
 from skyward.output import TaskStream
 
@@ -193,7 +193,9 @@ class Worker:
     def _after_task(self) -> None:
         if self._config.executor == "process" and not self._config.reuse:
             received = self._channel.wait_until_received(RETURN)
-            self._agent.tell("done", received=received, answers=self._answers.left_behind())
+            answers = self._answers.left_behind()
+            classes = definitions() if answers else []
+            self._agent.tell("done", received=received, answers=answers, classes=classes)
             sys.stdout.flush()
             os._exit(0)
 
