@@ -180,9 +180,9 @@ def test_a_process_for_each_task_leaves_its_answer_behind(task: Any, killed: Cal
     name = killed(
         """
         noted(folder, 0) >> pool
-        futures = [noted(folder, number, 0.3) > pool for number in (1, 2)]
-        large(2_000_000) > pool
-        time.sleep(0.3)
+        futures = [noted(folder, number, 3.0) > pool for number in (1, 2)]
+        while not all(future.running() for future in futures):
+            time.sleep(0.01)
         die()
         """,
         "worker=sky.Worker(concurrency=2, executor='process', reuse_processes=False)",

@@ -94,9 +94,11 @@ def test_a_kill_in_the_middle_of_many_tasks(victim: str, seed: int, tmp_path: Pa
             _, pid, agent = chance.choice(pids).result(timeout=60)
             os.kill(pid if victim == "worker" else agent, signal.SIGKILL)
         assert [future.result(timeout=60) for future in futures] == [n * n for n in range(TASKS)]
+        if victim == "agent":  # the last may have been killed when all was done
+            wait_until(lambda: machines(pool) != before, "a replacement")
         pool.wait_for_nodes(2, timeout=60)
         assert sorted(rank for rank, _, _ in whoami() @ pool) == [0, 1]
-        assert (machines(pool) == before) == (victim == "worker")
+        assert victim == "agent" or machines(pool) == before
     assert completions == dict.fromkeys(range(TASKS), 1)
     counts = runs(tmp_path)
     assert set(counts) == set(range(TASKS))
