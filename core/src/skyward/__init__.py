@@ -93,10 +93,12 @@ if TYPE_CHECKING:
     from skyward.events import TaskCompleted as TaskCompleted
     from skyward.events import TaskStarted as TaskStarted
     from skyward.events import WorkerDied as WorkerDied
+    from skyward.forwards import Forward as Forward
     from skyward.function import PendingFunction as PendingFunction
     from skyward.function import PendingFunctionGroup as PendingFunctionGroup
     from skyward.function import function as function
     from skyward.function import gather as gather
+    from skyward.futures import InheritedFuture as InheritedFuture
     from skyward.hooks.plugin import Plugin as Plugin
     from skyward.image import DEFAULT_IMAGE as DEFAULT_IMAGE
     from skyward.image import Image as Image
@@ -123,6 +125,8 @@ if TYPE_CHECKING:
     from skyward.storage import Storage as Storage
     from skyward.storage import Volume as Volume
     from skyward.subscriptions import subscribe as subscribe
+    from skyward.timing import Timing as Timing
+    from skyward.transfers import Transfer as Transfer
 
     time = durations
     local = skyward_local
@@ -144,7 +148,9 @@ _TABLE = {
     "events": "ClusterDestroyed ClusterProvisioned ClusterReady ClusterRequested Error Event Instance"
     " InstanceBootstrapped InstanceDestroyed InstancePhase InstancePreempted InstanceProvisioned"
     " InstanceReplaced InstanceRequested Log Metric ScalingChanged TaskCompleted TaskStarted WorkerDied",
+    "forwards": "Forward",
     "function": "PendingFunction PendingFunctionGroup function gather",
+    "futures": "InheritedFuture",
     "hooks.plugin": "Plugin",
     "image": "DEFAULT_IMAGE Image PipIndex",
     "output": "CallbackWriter redirect_output silent stderr stdout",
@@ -154,6 +160,8 @@ _TABLE = {
     " Spec Worker",
     "storage": "Storage Volume",
     "subscriptions": "subscribe",
+    "timing": "Timing",
+    "transfers": "Transfer",
 }
 _HOME = {name: module for module, names in _TABLE.items() for name in names.split()}
 

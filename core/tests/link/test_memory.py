@@ -64,7 +64,7 @@ def test_more_mappings_than_a_process_may_have_files(file: int) -> None:
 @pagemap
 def test_what_was_only_read_is_passed_on(file: int) -> None:
     view = map_file(file, SIZE)
-    assert sum(view[::4096]) >= 0
+    sum(view[::4096])  # reads every page
     behind = file_behind(pickle.PickleBuffer(view).raw())
     assert behind is not None
     assert os.path.sameopenfile(behind, file)

@@ -88,7 +88,7 @@ class Lanes:
             if self._lanes.get(lane.index) is not lane:
                 return
             counter = FrameCounter(lane)
-            greeting = {"session": lane.session, "received": lane.inbox.received}
+            greeting: dict[str, Any] = {"session": lane.session, "received": lane.inbox.received}
             if lane.session is None and self.inherits:
                 greeting["inherit"] = True
             try:

@@ -272,7 +272,8 @@ def _endpoint(written: dict[str, Any] | None) -> Endpoint | None:
         return LocalEndpoint(**written)
     jumps = tuple(hop for entry in written["jump"] if isinstance(hop := _endpoint(entry), SSHEndpoint))
     lists = {name: tuple(written[name]) for name in ("keys", "host_keys")}
-    return SSHEndpoint(**{**written, **lists, "jump": jumps})
+    given: dict[str, Any] = {**written, **lists, "jump": jumps}
+    return SSHEndpoint(**given)
 
 
 def owner() -> str:

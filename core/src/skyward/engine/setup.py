@@ -46,6 +46,8 @@ def check_local_image(image: Image) -> list[str]:
     remarks: list[str] = []
     if unclear:
         remarks.append(f"Local uses this script's own environment: not checked for {', '.join(unclear)}")
+    if image.includes:
+        remarks.append("Local runs where the script runs: includes are not copied")
     if image.apt:
         remarks.append(
             f"Local uses this computer as it is: apt packages are not installed ({', '.join(image.apt)})"

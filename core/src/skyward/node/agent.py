@@ -286,7 +286,7 @@ class Agent:
             pass
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
@@ -294,9 +294,9 @@ class Agent:
             self._gauges.on_exit(pid, status)
             for child in list(self._children.values()):
                 if child.pid == pid:
-                    self._on_death(child, status)
+                    self._on_death(child, status, usage.ru_maxrss << 10)
 
-    def _on_death(self, child: Child, status: int) -> None:
+    def _on_death(self, child: Child, status: int, peak: int) -> None:
         child.reaped = True
         end_group(child.pid, signal.SIGKILL)  # what the task had started
         while child.connection is not None and child.connection.read():
@@ -308,7 +308,7 @@ class Agent:
         if child.why == "done":  # one task a process: on to the next
             self._start(child.index)
             return
-        kind, cause = describe_death(status, child.why, self._oom)
+        kind, cause = describe_death(status, child.why, self._oom, peak)
         if child.index == CHECKER:
             self._checkup.on_death(cause)
             return

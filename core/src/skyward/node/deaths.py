@@ -10,6 +10,8 @@ import os
 import signal
 import time
 
+LEAST_BYTES = 1 << 26
+"""A process that never had as much is not what the kernel kills for memory."""
 ROUND = 2.0
 """Seconds between two looks at the kernel's count; reading it costs a tenth of a millisecond."""
 _OWN_DOING = frozenset(
@@ -21,7 +23,8 @@ _WORDS = {signal.SIGSEGV: "segmentation fault", signal.SIGABRT: "abort", signal.
 class OomCounter:
     """Watches the kernel's count of out-of-memory kills, of the whole machine or container.
 
-    The kernel does not say whom it killed, so a kill counts for a death only if it was a moment ago.
+    The kernel does not say whom it killed, so a kill counts for a death only if it was a moment ago, and if
+    the process had grown.
     """
 
     def __init__(self) -> None:
@@ -42,25 +45,28 @@ class OomCounter:
             self._at = time.monotonic()
             self._before, self._latest = self._latest, self._read()
 
-    def rose(self) -> bool:
-        """Whether there was a kill in this round or the one before, that no death has been put down to."""
+    def explains(self, peak: int) -> bool:
+        """Whether there was a kill in this round or the one before, that no death has been put down to.
+
+        ``peak``: the most bytes of memory that the dead process had.
+        """
         count = self._read()
-        if count <= self._before:
+        if count <= self._before or peak < LEAST_BYTES:
             return False
         self._before += 1
         self._latest = max(self._latest, self._before)
         return True
 
 
-def describe_death(status: int, why: str, oom: OomCounter) -> tuple[str, str]:
+def describe_death(status: int, why: str, oom: OomCounter, peak: int) -> tuple[str, str]:
     """Return the kind and the cause of a death. ``status`` as from ``waitpid``; ``why``: our reason, if we
-    did it.
+    did it; ``peak``: the most bytes of memory that it had.
     """
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if why and why != "failed":
             return "requested", f"was ended: {why}"
-        if number == signal.SIGKILL and oom.rose():
+        if number == signal.SIGKILL and oom.explains(peak):
             return "oom", "was killed by the kernel: out of memory"
         try:
             name = signal.Signals(number).name
