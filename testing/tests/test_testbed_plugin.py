@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from skyward_testing.testbed import Testbed, capabilities
+from skyward_testing.testbed import Testbed, why_not
 from skyward_testing.testbed.groups import PREFIX, ROOT
 
-needs_nodes = pytest.mark.skipif(bool(capabilities().nodes), reason=capabilities().nodes)
+needs_network = pytest.mark.skipif(bool(why_not("network")), reason=why_not("network"))
 
 HEAD = """
 from __future__ import annotations
@@ -57,7 +57,7 @@ def groups_of(pid: int) -> list[Path]:
     return list(ROOT.glob(f"**/{PREFIX}-{pid}-*"))
 
 
-@needs_nodes
+@needs_network
 class TestKilled:
     @pytest.mark.parametrize("victim", ["pytest", "keepers"])
     def test_nothing_outlives_it(self, words: list[str], tmp_path: Path, victim: str) -> None:
@@ -97,7 +97,7 @@ class TestKilled:
         assert groups_of(int(pid)) == []
 
 
-@needs_nodes
+@needs_network
 class TestReports:
     def test_a_failure_comes_with_what_sshd_logged(self, words: list[str], tmp_path: Path) -> None:
         out = run(
@@ -173,7 +173,7 @@ class TestReports:
         assert "2 passed" in out
 
 
-@needs_nodes
+@needs_network
 class TestLab:
     def test_it_is_entered_only_if_nodes_are_wanted(self, words: list[str], tmp_path: Path) -> None:
         outside = os.readlink("/proc/self/ns/net")
@@ -216,20 +216,43 @@ class TestLab:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has what is taken away here")
 class TestWithout:
-    """As in a container that may not make namespaces."""
-
-    TEST = "def test_it(testbed): assert 0"
+    """As in a container that may not make namespaces itself: users' may be, or none at all."""
 
     @pytest.fixture
     def unable(self, words: list[str]) -> list[str]:
         return ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", *words, "-rs"]
 
-    def test_it_skips_and_says_why(self, unable: list[str], tmp_path: Path) -> None:
-        out = run(unable, tmp_path, self.TEST, SKYWARD_TESTBED="")
-        assert "1 skipped" in out
-        assert "no testbed: " in out
+    def test_nodes_are_of_another_kind(self, unable: list[str], tmp_path: Path) -> None:
+        text = """
+            def test_it(testbed):
+                assert testbed.node(name="alone").exec("echo in") == "in"
+                assert testbed.tier in ("namespaces", "processes")
+            """
+        assert "1 passed" in run(unable, tmp_path, text, SKYWARD_TESTBED="")
 
-    def test_where_it_is_required_it_fails(self, unable: list[str], tmp_path: Path) -> None:
-        out = run(unable, tmp_path, self.TEST, SKYWARD_TESTBED="required")
+    def test_what_they_lack_skips_and_says_why(self, unable: list[str], tmp_path: Path) -> None:
+        text = """
+            def test_it(testbed):
+                testbed.node(memory_mb=100)
+            """
+        out = run(unable, tmp_path, text, SKYWARD_TESTBED="")
+        assert "1 skipped" in out
+        assert "memory_mb needs nodes with control groups of their own: namespaces can't be made here" in out
+
+    def test_where_the_best_is_required_it_fails(self, unable: list[str], tmp_path: Path) -> None:
+        out = run(unable, tmp_path, "def test_it(testbed): assert 0", SKYWARD_TESTBED="required")
         assert "1 error" in out
         assert "no testbed: " in out
+
+
+def test_a_kind_can_be_asked_for(words: list[str], tmp_path: Path) -> None:
+    if why := why_not("processes"):
+        pytest.skip(why)
+    text = """
+        def test_it(testbed):
+            assert testbed.tier == "processes"
+            assert 0, testbed.node().name
+        """
+    out = run([*words, "-rs"], tmp_path, text, SKYWARD_TESTBED="processes")
+    assert "1 skipped" in out
+    assert "name needs nodes with a hostname of their own" in out

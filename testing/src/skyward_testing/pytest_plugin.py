@@ -34,7 +34,8 @@ GRACE_SECONDS = 3.0
 
 TESTBEDS = ("testbed", "shared_testbed")
 TESTBED_VARIABLE = "SKYWARD_TESTBED"
-"""Set to "required" (in CI), a machine that can't make nodes fails the tests that ask for them."""
+"""Set to "required" (in CI), a machine that can't make nodes as root fails the tests that ask for them. Set
+to a tier ("network", "namespaces", "processes"), nodes are of that kind."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,9 +49,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Enter the testbed's network, if a test wants nodes, while no thread runs that would stay outside."""
     if session.config.option.collectonly or not any(_wants_nodes(item) for item in session.items):
         return
-    from skyward_testing.testbed import capabilities, lab
+    from skyward_testing.testbed import lab
 
-    if not capabilities().nodes:
+    if _tier() == "network":
         lab.enter()
 
 
@@ -69,13 +70,13 @@ def pytest_runtest_makereport(
     if report.failed and report.when != "teardown":
         given = getattr(item, "funcargs", {})
         for bed in (given[name] for name in TESTBEDS if name in given):
-            report.sections += [(f"sshd of {node.name}", node.sshd_log) for node in bed.all_nodes]
+            report.sections += [(f"sshd of {node.label}", node.sshd_log) for node in bed.all_nodes]
     return report
 
 
 @pytest.fixture
 def testbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
-    """Give real SSH nodes, which end with the test. Skips, saying why, where they can't be made."""
+    """Give real SSH nodes, which end with the test. Skips, saying why, where none can be made."""
     yield from _testbed(request, tmp_path_factory)
 
 
@@ -91,18 +92,26 @@ def _testbed(request: pytest.FixtureRequest, folders: pytest.TempPathFactory) ->
     from skyward_testing import testbed as package
     from skyward_testing.testbed import host
 
-    if why := package.capabilities().nodes:
-        if os.environ.get(TESTBED_VARIABLE) == "required":
-            pytest.fail(f"no testbed: {why}", pytrace=False)
-        pytest.skip(f"no testbed: {why}")
+    if os.environ.get(TESTBED_VARIABLE) == "required" and (why := package.why_not("network")):
+        pytest.fail(f"no testbed: {why}", pytrace=False)
+    tier = _tier()
+    if not tier:
+        pytest.skip(f"no testbed: {package.capabilities().nodes}")
     versions = host.versions_of(request.config.rootpath)
-    bed = package.Testbed(folders.mktemp("testbed"), pythons=versions)
+    bed = package.Testbed(folders.mktemp("testbed"), pythons=versions, tier=tier)
     try:
         yield bed
     finally:
         left = bed.close()
     if left:
         pytest.fail("the testbed left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+def _tier() -> str:
+    from skyward_testing.testbed import TIERS, capabilities
+
+    wanted = os.environ.get(TESTBED_VARIABLE)
+    return wanted if wanted in TIERS else capabilities().tier
 
 
 def _wants_nodes(item: pytest.Item) -> bool:

@@ -96,7 +96,7 @@ class Lanes:
                     worker_socket(lane.index),
                     greeting,
                     counter.on_frame,
-                    lambda: self._on_closed(lane),
+                    partial(self._on_closed, lane),
                     counter.on_received,
                 )
             except (OSError, FrameError, ConnectError, HostKeyError):

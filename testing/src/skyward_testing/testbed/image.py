@@ -13,13 +13,13 @@ from glob import glob
 from typing import TYPE_CHECKING
 
 from skyward_testing.testbed.capable import PATH, sshd_release
-from skyward_testing.testbed.lab import RELAY, RELAY_PORT, proxies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skyward_testing.testbed.host import Host
 
+DISK_MB = 2048
 USERS = {"root": 0, "ubuntu": 1500, "plain": 1501}
 """Who can own a node, by uid. Far from those of people, whose entries are taken out."""
 PEOPLE = range(1000, 60_000)
@@ -114,19 +114,18 @@ class Plan:
     init: str
 
 
-def environment(host: Host, wish: Wish) -> dict[str, str]:
+def environment(host: Host, wish: Wish, proxies: dict[str, str]) -> dict[str, str]:
     """What every session on the node finds in its environment, besides what sshd sets."""
-    found = host.environment | proxies()
+    found = host.environment | proxies
     return found | {"UV_LINK_MODE": "copy"} if wish.uv else found
 
 
 def plan(
-    wish: Wish, host: Host, *, mount_point: str, groups: Sequence[str], network: Sequence[str], address: str,
-    host_key: str, client_key: str,
+    wish: Wish, host: Host, *, variables: dict[str, str], mount_point: str, groups: Sequence[str],
+    network: Sequence[str], address: str, host_key: str, client_key: str,
 ) -> Plan:  # fmt: skip
-    """Draw up a node."""
+    """Draw up a node, whose sessions find ``variables`` in their environment."""
     uid, home = USERS[wish.user], home_of(wish.user)
-    variables = environment(host, wish)
     return Plan(
         owner=os.getpid(),
         hostname=wish.name,
@@ -153,8 +152,8 @@ def plan(
             *_accounts(wish, variables),
             (HOST_KEY, 0o600, 0, host_key),
             (f"{home}/.ssh/authorized_keys", 0o600, uid, client_key),
-            ("/etc/ssh/sshd_config", 0o600, 0, _sshd_config(wish, variables)),
-            ("/etc/apt/apt.conf.d/99testbed", 0o644, 0, _apt()),
+            ("/etc/ssh/sshd_config", 0o600, 0, sshd_config(wish, variables)),
+            ("/etc/apt/apt.conf.d/99testbed", 0o644, 0, _apt(variables)),
             *((f"/usr/sbin/{name}", 0o755, 0, SHUTDOWN) for name in SWITCHES),
             *((place, 0o644, 0, text) for text, place in host.settings),
         ],
@@ -234,20 +233,33 @@ def _accounts(wish: Wish, variables: dict[str, str]) -> list[tuple[str, int, int
 def _without_people(path: str, added: list[str]) -> str:
     """A file of accounts with ours for those of people. The host's root password is nobody's business."""
     kept: list[str] = []
-    with open(path, encoding="utf-8") as file:
-        for line in file.read().splitlines():
-            name, secret, *rest = line.split(":") if ":" in line else (line, "")
-            if not rest or (name in USERS and name != "root"):
-                continue
-            if path == "/etc/shadow":
-                kept.append(":".join((name, "*", *rest)))
-            elif not rest[0].isdigit() or int(rest[0]) not in PEOPLE:
-                kept.append(":".join((name, secret, *rest)))
+    for line in _lines(path):
+        name, secret, *rest = line.split(":") if ":" in line else (line, "")
+        if not rest or (name in USERS and name != "root"):
+            continue
+        if path == "/etc/shadow":
+            kept.append(":".join((name, "*", *rest)))
+        elif not rest[0].isdigit() or int(rest[0]) not in PEOPLE:
+            kept.append(":".join((name, secret, *rest)))
     return "\n".join([*kept, *added]) + "\n"
 
 
-def _sshd_config(wish: Wish, variables: dict[str, str]) -> str:
-    lines = [SSHD.format(port=wish.port, host_key=HOST_KEY)]
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().splitlines()
+    except PermissionError:  # /etc/shadow, unless we are root
+        return [f"{line.split(':')[0]}:*:20000:0:99999:7:::" for line in _lines("/etc/passwd")]
+
+
+def sshd_config(wish: Wish, variables: dict[str, str]) -> str:
+    """The settings of a node's sshd."""
+    return SSHD.format(port=wish.port, host_key=HOST_KEY) + sshd_options(wish, variables)
+
+
+def sshd_options(wish: Wish, variables: dict[str, str]) -> str:
+    """Those that depend on the wish and on this machine."""
+    lines: list[str] = []
     if not wish.forwarding:
         lines.append("DisableForwarding yes")
     if sshd_release() >= (9, 8):
@@ -257,8 +269,7 @@ def _sshd_config(wish: Wish, variables: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _apt() -> str:
-    address = f"http://{RELAY}:{RELAY_PORT}"
-    words = [f'Acquire::{scheme}::Proxy "{address}";' for scheme in ("http", "https")]
+def _apt(variables: dict[str, str]) -> str:
+    words = [f'Acquire::{scheme}::Proxy "{variables[f"{scheme}_proxy"]}";' for scheme in ("http", "https")]
     # The relay takes one request a connection.
     return "\n".join([*words, 'Acquire::http::Pipeline-Depth "0";', 'Acquire::Languages "none";', ""])

@@ -18,7 +18,7 @@ from itertools import count
 from skyward_testing.testbed import groups
 from skyward_testing.testbed.capable import command
 from skyward_testing.testbed.errors import BedError
-from skyward_testing.testbed.relay import Relay
+from skyward_testing.testbed.relay import Relay, variables
 
 CLIENT = "10.66.0.1"
 RELAY = "10.66.0.2"
@@ -148,10 +148,7 @@ def leave() -> None:
 
 def proxies() -> dict[str, str]:
     """The variables that lead programs to the relay, in the lab and on nodes."""
-    address = f"http://{RELAY}:{RELAY_PORT}"
-    direct = f"localhost,127.0.0.1,::1,{CLIENT},{NODES}"
-    found = {"HTTP_PROXY": address, "HTTPS_PROXY": address, "NO_PROXY": direct}
-    return found | {name.lower(): value for name, value in found.items()}
+    return variables(f"{RELAY}:{RELAY_PORT}", f"localhost,127.0.0.1,::1,{CLIENT},{NODES}")
 
 
 def ip(*lines: str, force: bool = False) -> None:

@@ -17,18 +17,18 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from skyward_testing.testbed.capable import PATH, command
 from skyward_testing.testbed.errors import BedError
-from skyward_testing.testbed.image import SSHD_LOG, USERS, home_of
+from skyward_testing.testbed.image import HOST_KEY, SSHD_LOG, USERS, home_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from skyward_testing.testbed.groups import Groups
     from skyward_testing.testbed.image import Plan
-    from skyward_testing.testbed.wires import Wire
+    from skyward_testing.testbed.lacking import Lack
+    from skyward_testing.testbed.userimage import ProcessPlan
 
 NODEINIT = Path(__file__).with_name("nodeinit.py")
 START_SECONDS = 30.0
@@ -36,12 +36,89 @@ END_SECONDS = 10.0
 POLL_SECONDS = 0.005
 LISTENING = "0A"
 
+SHY = """
+table inet testbed {{
+  chain arrive {{
+    type filter hook input priority 0
+    tcp dport {port} tcp flags & (syn | ack) == syn numgen inc mod {one_in} {last} reject with tcp reset
+  }}
+}}
+"""
+
+
+class Cable(Protocol):
+    """What connects a node with everybody else, and can fail."""
+
+    def plug(self, pid: int) -> None:
+        """Connect the node, whose pid 1 this is, before it starts."""
+        ...
+
+    def is_plugged(self) -> bool:
+        """Whether anything of it is there."""
+        ...
+
+    def cut(self) -> None:
+        """Lose everything."""
+        ...
+
+    def mend(self) -> None:
+        """End ``cut`` and ``part``."""
+        ...
+
+    def part(self, other: Any) -> None:
+        """Lose everything between two of a kind."""
+        ...
+
+    def shape(self, *, rate_mbit: float | None, delay_ms: float | None, loss: float | None) -> None:
+        """Make it slow, late or lossy."""
+        ...
+
+    def answers(self, listening: bool) -> None:
+        """Know that sshd was killed, or listens again."""
+        ...
+
+    def remove(self) -> None:
+        """Take it away."""
+        ...
+
+
+class Brake(Protocol):
+    """What stops a node's processes. ``folders``: its control groups, if it has any."""
+
+    folders: list[str]
+    is_frozen: bool
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop every process, or let them go on."""
+        ...
+
+    def oom_kills(self) -> int:
+        """How many the kernel has killed for want of memory."""
+        ...
+
+    def remove(self) -> None:
+        """Remove the groups."""
+        ...
+
 
 class Machine:
     """A node from its start until nothing of it is left. ``pid`` is the host's number of its pid 1."""
 
+    script = NODEINIT
+    lacks: Mapping[str, Lack] = {}
+    """What can't be done to nodes of this kind, by the name of the fault, each with the reason."""
+    default_user = "root"
+    host_key_file = HOST_KEY
+
     def __init__(
-        self, plan: Plan, wire: Wire, groups: Groups, *, environment: dict[str, str], log: Path
+        self,
+        plan: Plan | ProcessPlan,
+        wire: Cable,
+        groups: Brake,
+        *,
+        environment: dict[str, str],
+        log: Path,
+        inherits: Sequence[int] = (),
     ) -> None:
         self.name = plan.hostname
         self.wire = wire
@@ -52,11 +129,12 @@ class Machine:
         self._ending = threading.Lock()
         with log.open("w") as errors:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", os.fspath(NODEINIT)],
+                [sys.executable, "-I", "-S", os.fspath(self.script)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                pass_fds=inherits,
                 start_new_session=True,  # Ctrl-C is not for it
             )
         self._tell(json.dumps(asdict(plan)))
@@ -70,6 +148,7 @@ class Machine:
 
     def start(self, port: int) -> None:
         """Plug it in, let it start and wait until its sshd listens."""
+        self.sshd_port = port
         self.wire.plug(self.pid)
         self._tell("go")
         self.wait_listening(port)
@@ -88,23 +167,23 @@ class Machine:
         self,
         words: list[str],
         *,
-        user: str = "root",
+        user: str | None = None,
         timeout: float = 30,
         stdin: str = "",
         joined: bool = False,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in it. ``joined``: in its control groups, for what outlives the command."""
-        uid = USERS[user]
-        home = home_of(user)
-        inside = [
-            *(command("nsenter") or "nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p"),
-            *("-S", str(uid), "-G", str(uid), f"--wdns={home}", "--", *words),
-        ]
+        """Run a command in it, in the home folder of ``user`` (root, where it has one).
+
+        ``joined``: in its control groups, for what outlives the command.
+        """
+        user = user or self.default_user
+        inside = [*self.way_in(user), *words]
         if joined:
             enrol = (
                 'for group do [ "$group" = -- ] && break; echo 0 > "$group/cgroup.procs"; shift; done; shift'
             )
             inside = ["/bin/sh", "-c", f'{enrol}; exec "$@"', "sh", *self.groups.folders, "--", *inside]
+        home = self.home_of(user)
         environment = {"PATH": PATH, "HOME": home, "USER": user, "LOGNAME": user, "SHELL": "/bin/bash"}
         with subprocess.Popen(
             inside,
@@ -123,10 +202,44 @@ class Machine:
                 raise BedError(f"{self.name}: {words[-1]!r} did not end within {timeout} s") from None
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
+    def way_in(self, user: str) -> list[str]:
+        """The words before those of a command that make it run inside, as ``user``, at home."""
+        uid = str(USERS[user])
+        return [
+            *(command("nsenter") or "nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p"),
+            *("-S", uid, "-G", uid, f"--wdns={self.home_of(user)}", "--"),
+        ]
+
+    def home_of(self, user: str) -> str:
+        """Where a user's home folder is."""
+        return home_of(user)
+
+    def locate(self, path: str) -> str:
+        """Where a path of the node's is for the commands that are run in it."""
+        return path
+
+    def start_sshd(self) -> None:
+        """Start sshd again, and wait until it listens."""
+        done = self.enter(["/usr/sbin/sshd", "-E", SSHD_LOG], joined=True)
+        if done.returncode:
+            raise BedError(f"{self.name}: sshd did not start: {done.stderr.strip()}")
+        self.wait_listening(self.sshd_port)
+
+    def drop_connections(self, one_in: int) -> None:
+        """Refuse every ``one_in``-th new connection to sshd; 0: none."""
+        self.enter(["nft", "delete", "table", "inet", "testbed"])
+        if one_in:
+            rules = SHY.format(port=self.sshd_port, one_in=one_in, last=one_in - 1)
+            self._demand(["nft", "-f", "-"], rules)
+
+    def reset_connections(self) -> None:
+        """Reset every connection to sshd."""
+        self._demand(["ss", "-K", "-t", "state", "established", f"sport = :{self.sshd_port}"])
+
     def processes(self, pattern: str = "") -> dict[int, int]:
         """Those whose command line matches, but for pid 1: number in the node -> number on the host."""
         found: dict[int, int] = {}
-        for outer, inner in self._all():
+        for outer, inner in self.family():
             try:
                 line = Path(f"/proc/{outer}/cmdline").read_bytes()
             except OSError:
@@ -175,12 +288,12 @@ class Machine:
             f"{self.name}: control group {folder}" for folder in self.groups.folders if os.path.exists(folder)
         ]
         if self.wire.is_plugged():
-            found.append(f"{self.name}: network card {self.wire.card}")
+            found.append(f"{self.name}: its network card")
         found += _inhabitants(self._network)
         os.close(self._network)
         return found
 
-    def _all(self) -> Iterator[tuple[int, int]]:
+    def family(self) -> Iterator[tuple[int, int]]:
         """Host's and own number of every process in its pid namespace."""
         try:
             own = os.readlink(f"/proc/{self.pid}/ns/pid")
@@ -196,6 +309,11 @@ class Machine:
             numbers = re.search(r"^NSpid:.*\s(\d+)$", status, re.MULTILINE)
             if numbers and "\nState:\tZ" not in status:
                 yield int(name), int(numbers[1])
+
+    def _demand(self, words: list[str], stdin: str = "") -> None:
+        done = self.enter(words, stdin=stdin)
+        if done.returncode:
+            raise BedError(f"{self.name}: {done.stderr.strip()}")
 
     def _tell(self, line: str) -> None:
         assert self._keeper.stdin is not None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from skyward_testing.testbed.capable import command
 from skyward_testing.testbed.errors import BedError
-from skyward_testing.testbed.image import HOST_KEY, SSHD_LOG
+from skyward_testing.testbed.lacking import FAULTS, skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 BALLAST = "var/testbed-ballast"
 SSHD_LISTENER = r"^sshd: .*\[listener\]|^/usr/sbin/sshd"
 SSHD_ANY = r"^sshd(-session|-auth)?: |^/usr/sbin/sshd"
-
-SHY = """
-table inet testbed {{
-  chain arrive {{
-    type filter hook input priority 0
-    tcp dport {port} tcp flags & (syn | ack) == syn numgen inc mod {one_in} {last} reject with tcp reset
-  }}
-}}
-"""
 
 
 def make_key(path: Path, comment: str) -> str:
@@ -47,19 +38,40 @@ class Node:
     """A machine with a real OpenSSH server, which knows the test's key and no password.
 
     Faults last until they are ended or the test is over. What only observes (``exec``, ``read``, ``pids``)
-    and what kills does not go by ssh and works whatever has befallen the node.
+    and what kills does not go by ssh and works whatever has befallen the node. Where nodes are not made by
+    root there are things that can't be done (``can``); asking for one skips the test, with what it takes.
     """
 
     address: str
     port: int
     user: str
-    name: str
-    """Its hostname."""
+    label: str
+    """What it is called in messages."""
     key: Path
     """The client's private key, which ``user`` is known by."""
     folder: Path
     """Outside the node: where its keys are made."""
     machine: Machine
+
+    @property
+    def name(self) -> str:
+        """Its hostname."""
+        self.need("name")
+        return self.label
+
+    def can(self, fault: str) -> bool:
+        """Whether a method, an argument or a property can be used: "partition", "loss", "memory_mb", "name".
+
+        "files": paths outside its user's home. "user": somebody else on it than its own user.
+        """
+        if fault not in FAULTS and not hasattr(Node, fault):
+            raise BedError(f"{fault!r} is nothing that a node can or can't: see {', '.join(sorted(FAULTS))}")
+        return fault not in self.machine.lacks
+
+    def need(self, fault: str) -> None:
+        """Skip the test, with the reason, unless the node ``can``."""
+        if not self.can(fault):
+            skip(self.machine.lacks[fault])
 
     @property
     def url(self) -> str:
@@ -69,7 +81,7 @@ class Node:
     @property
     def host_key(self) -> str:
         """The public key its sshd shows, as ``ssh-ed25519 AAAA...``."""
-        return " ".join((self.folder / f"{self.name}.key.pub").read_text().split()[:2])
+        return " ".join((self.folder / f"{self.label}.key.pub").read_text().split()[:2])
 
     @property
     def alive(self) -> bool:
@@ -79,6 +91,7 @@ class Node:
     @property
     def oom_kills(self) -> int:
         """How many of its processes were killed for want of memory; counts with ``memory_mb`` only."""
+        self.need("oom_kills")
         return self.machine.groups.oom_kills()
 
     @property
@@ -91,7 +104,7 @@ class Node:
 
         ``options`` come before the destination. What follows the words is run on the node.
         """
-        known = self.folder / f"{self.name}-{self.port}.known_hosts"
+        known = self.folder / f"{self.label}-{self.port}.known_hosts"
         known.write_text(f"[{self.address}]:{self.port} {self.host_key}\n{self.address} {self.host_key}\n")
         fixed = ["BatchMode=yes", "LogLevel=ERROR", "StrictHostKeyChecking=yes", "IdentitiesOnly=yes"]
         fixed.append(f"UserKnownHostsFile={known}")
@@ -106,27 +119,26 @@ class Node:
     def exec(self, command: str, *, user: str | None = None, check: bool = True, timeout: float = 30) -> str:
         """Run a line of bash in its home folder and return what it printed, without the last line's end.
 
-        ``user``: root if not given. ``check``: raise ``BedError`` when it fails; else its stderr is lost.
+        ``user``: root if not given, or the only one that it has. ``check``: raise ``BedError`` when it fails;
+        else its stderr is lost.
         It is no part of the node: it is not frozen with it, and its memory is not the node's.
         """
-        done = self.machine.enter(["/bin/bash", "-c", command], user=user or "root", timeout=timeout)
+        done = self.machine.enter(["/bin/bash", "-c", command], user=user, timeout=timeout)
         if check and done.returncode:
-            raise BedError(f"{self.name}: {command!r} ended with {done.returncode}: {done.stderr.strip()}")
+            raise BedError(f"{self.label}: {command!r} ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout.removesuffix("\n")
 
     def read(self, path: str) -> str:
         """The text of a file."""
-        return self._file(["cat", "--", path])
+        return self._file(["cat", "--", self.machine.locate(path)])
 
     def write(self, path: str, text: str, *, user: str | None = None, mode: int = 0o644) -> None:
         """Write a file, and the folders that it lies in. It is ``user``'s (root's, if not given)."""
-        quoted = shlex.quote(path)
-        script = f'mkdir -p "$(dirname {quoted})" && cat > {quoted} && chmod {mode:o} {quoted}'
-        self._file(["/bin/bash", "-c", script], user=user or "root", text=text)
+        self._put(self.machine.locate(path), text, user, mode)
 
     def exists(self, path: str) -> bool:
         """Whether there is such a path."""
-        return self.machine.enter(["test", "-e", path]).returncode == 0
+        return self.machine.enter(["test", "-e", self.machine.locate(path)]).returncode == 0
 
     def pids(self, pattern: str = "") -> list[int]:
         """The processes whose command line matches a regular expression, by the node's own numbers."""
@@ -157,20 +169,19 @@ class Node:
     def kill_sshd(self, *, sessions: bool = True) -> None:
         """Kill sshd; new connections are refused. ``sessions``: those that exist die as well."""
         pattern = SSHD_ANY if sessions else SSHD_LISTENER
+        self.machine.wire.answers(False)
         self._signal(pattern, "KILL")
 
     def start_sshd(self) -> None:
         """Start sshd again."""
-        done = self.machine.enter(["/usr/sbin/sshd", "-E", SSHD_LOG], joined=True)
-        if done.returncode:
-            raise BedError(f"{self.name}: sshd did not start: {done.stderr.strip()}")
-        self.machine.wait_listening(self._sshd_port())
+        self.machine.start_sshd()
+        self.machine.wire.answers(True)
 
     def change_host_key(self) -> str:
         """Give sshd another key, as if another machine had the address; returns its public line."""
-        path = self.folder / f"{self.name}.key"
-        public = make_key(path, self.name)
-        self.write(HOST_KEY, path.read_text(), mode=0o600)
+        path = self.folder / f"{self.label}.key"
+        public = make_key(path, self.label)
+        self._put(self.machine.host_key_file, path.read_text(), None, 0o600)
         path.unlink()
         self.kill_sshd(sessions=False)
         self.start_sshd()
@@ -178,17 +189,15 @@ class Node:
 
     def reset_connections(self) -> None:
         """Reset every ssh connection, as a firewall does that has forgotten them."""
-        self._inside(["ss", "-K", "-t", "state", "established", f"sport = :{self._sshd_port()}"])
+        self.machine.reset_connections()
 
     def drop_connections(self, one_in: int = 5) -> None:
-        """Refuse every ``one_in``-th new ssh connection; 0: take them all again."""
-        self.machine.enter(["nft", "delete", "table", "inet", "testbed"])
-        if one_in:
-            rules = SHY.format(port=self._sshd_port(), one_in=one_in, last=one_in - 1)
-            self._inside(["nft", "-f", "-"], text=rules)
+        """Refuse every ``one_in``-th new ssh connection (not made by root: reset it); 0: take all again."""
+        self.machine.drop_connections(one_in)
 
     def fill_disk(self, leave_kb: int = 64) -> None:
         """Fill its disk but for so much. Takes as much memory of this machine as there was room."""
+        self.need("fill_disk")
         root = self.machine.root
         self.free_disk()
         with open(root / BALLAST, "wb") as file:
@@ -206,6 +215,7 @@ class Node:
 
     def isolate_from(self, other: Node) -> None:
         """Lose every packet between two nodes; others, the client among them, reach both."""
+        self.need("isolate_from")
         self.machine.wire.part(other.machine.wire)
 
     def heal(self) -> None:
@@ -220,25 +230,27 @@ class Node:
         Each applies each way: ``delay_ms=100`` adds 200 ms to a round trip; ``loss`` is a share of packets,
         from 0 to 1. Replaces what was said before.
         """
+        if loss:
+            self.need("loss")
         self.machine.wire.shape(rate_mbit=rate_mbit, delay_ms=delay_ms, loss=loss)
 
     def shutdown(self) -> None:
         """Do what ``shutdown now`` in the node does, and wait for its end."""
+        self.need("shutdown")
         self.exec("shutdown now", check=False)
         self._until(lambda: not self.alive, "it did not shut down")
         self.kill()
 
-    def _sshd_port(self) -> int:
-        return int(self._file(["sed", "-n", "s/^Port //p", "/etc/ssh/sshd_config"]))
-
-    def _file(self, words: list[str], *, user: str = "root", text: str = "") -> str:
+    def _file(self, words: list[str], *, user: str | None = None, text: str = "") -> str:
         done = self.machine.enter(words, user=user, stdin=text)
         if done.returncode:
-            raise BedError(f"{self.name}: {done.stderr.strip()}")
+            raise BedError(f"{self.label}: {done.stderr.strip()}")
         return done.stdout
 
-    def _inside(self, words: list[str], text: str = "") -> None:
-        self._file(words, text=text)
+    def _put(self, path: str, text: str, user: str | None, mode: int) -> None:
+        quoted = shlex.quote(path)
+        script = f'mkdir -p "$(dirname {quoted})" && cat > {quoted} && chmod {mode:o} {quoted}'
+        self._file(["/bin/bash", "-c", script], user=user, text=text)
 
     def _signal(self, pattern: str, name: str) -> int:
         number = signal.Signals[f"SIG{name.removeprefix('SIG')}"]
@@ -257,5 +269,5 @@ class Node:
         deadline = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > deadline:
-                raise BedError(f"{self.name}: {what} within {seconds} s")
+                raise BedError(f"{self.label}: {what} within {seconds} s")
             time.sleep(0.005)

@@ -34,6 +34,9 @@ AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH, MOUNT_ATTR_IDMAP = 1, 4, 0x100000
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
+TERMINALS = "newinstance,ptmxmode=0666,mode=620,gid=5"
+OURS = -1
+"""For an owner: whoever makes it."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -158,15 +161,14 @@ def furnish(plan: Mapping[str, Any]) -> str:
     return root
 
 
-def devices(root: str) -> None:
+def devices(root: str, *, terminals: str = TERMINALS) -> None:
     """Give the node a /dev of its own, with the devices that containers have."""
     mount("tmpfs", f"{root}/dev", "tmpfs", MS_NOSUID, "mode=755,size=64k")
     for name in filter(lambda name: os.path.exists(f"/dev/{name}"), DEVICES):
-        place(f"{root}/dev/{name}", 0o666, 0, "")
+        place(f"{root}/dev/{name}", 0o666, OURS, "")
         mount(f"/dev/{name}", f"{root}/dev/{name}", None, MS_BIND)
     for name in ("pts", "shm"):
         os.mkdir(f"{root}/dev/{name}")
-    terminals = "newinstance,ptmxmode=0666,mode=620,gid=5"
     mount("devpts", f"{root}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, terminals)
     mount("tmpfs", f"{root}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777,size=50%")
     os.symlink("pts/ptmx", f"{root}/dev/ptmx")
@@ -192,13 +194,14 @@ def bind(root: str, source: str, path: str, *, readonly: bool, owner: int, uid: 
     if os.path.isdir(source):
         os.makedirs(target, exist_ok=True)
     else:
-        place(target, 0o755, 0, "")
+        place(target, 0o755, OURS, "")
     if owner == uid:
         mount(source, target, None, MS_BIND)
     else:
         bind_as(root, source, target, owner, uid)
     if readonly:
-        mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY)
+        kept = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)  # a user may not drop them
+        mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | kept)
 
 
 def bind_as(root: str, source: str, target: str, owner: int, uid: int) -> None:

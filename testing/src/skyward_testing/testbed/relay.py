@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 65536
 
 
+def variables(address: str, direct: str) -> dict[str, str]:
+    """What leads programs to a relay that is at ``address``, but for the hosts in ``direct``."""
+    found = {"HTTP_PROXY": f"http://{address}", "HTTPS_PROXY": f"http://{address}", "NO_PROXY": direct}
+    return found | {name.lower(): value for name, value in found.items()}
+
+
 class Relay:
     """``requests`` and ``bytes`` (both ways) count since the lab was entered: compare before and after."""
 
@@ -32,7 +38,7 @@ class Relay:
         self._failures: list[int] = []
         self._proxies = getproxies_environment()
         self._open: dict[asyncio.StreamWriter, str] = {}
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="testbed-relay", daemon=True)
         self._thread.start()
@@ -57,9 +63,9 @@ class Relay:
         self._failures += [status] * times
 
     def serve(self, listener: socket.socket) -> None:
-        """Take connections from a socket that was made inside the lab. Called once, when it is entered."""
+        """Take connections from a socket that was made inside the lab, or inside a node."""
         server = asyncio.start_server(self._client, sock=listener)
-        self._server = asyncio.run_coroutine_threadsafe(server, self._loop).result()
+        self._servers.append(asyncio.run_coroutine_threadsafe(server, self._loop).result())
 
     def forget(self, addresses: Iterable[str]) -> None:
         """Drop the connections of nodes that are gone, which may not have said so."""
@@ -67,8 +73,8 @@ class Relay:
 
     def stop(self) -> None:
         """End the thread."""
-        if self._server is not None:
-            self._loop.call_soon_threadsafe(self._server.close)
+        for server in self._servers:
+            self._loop.call_soon_threadsafe(server.close)
         self._loop.call_soon_threadsafe(self._abort)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -106,6 +106,9 @@ class Wire:
             )
         self._shaper.set(rate_mbit=rate_mbit, delay_ms=delay_ms, loss=loss)
 
+    def answers(self, listening: bool) -> None:
+        """Nothing to do: that nobody listens, the node's kernel says itself."""
+
     def remove(self) -> None:
         """Take the cable away, and all that was said about it."""
         shaper, self._shaper = self._shaper, None
