@@ -1,6 +1,7 @@
 """The table: medians by metric and system, how we stand to the best peer, and which budgets are met.
 
-Reads ``budgets.toml``; nothing here or elsewhere knows a number that a run could answer.
+Reads ``budgets.toml``, or what else a run names; nothing here or elsewhere knows a number that a run could
+answer.
 """
 
 from __future__ import annotations
@@ -62,16 +63,20 @@ class Verdict:
     met: bool | None
 
 
-def budgets() -> dict[str, Budget]:
-    """The table of targets, in its order."""
-    path = Path(__file__).resolve().parent / "budgets.toml"
+OF_ALL = "budgets.toml"
+"""The targets of a run against all peers."""
+
+
+def budgets(name: str) -> dict[str, Budget]:
+    """A table of targets, in its order."""
+    path = Path(__file__).resolve().parent / name
     return {name: Budget(**table) for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items()}
 
 
-def verdicts(medians: Medians) -> dict[str, Verdict]:
+def verdicts(medians: Medians, targets: str = OF_ALL) -> dict[str, Verdict]:
     """Judge each metric that we were measured in."""
     found: dict[str, Verdict] = {}
-    for name, budget in budgets().items():
+    for name, budget in budgets(targets).items():
         ours = medians.get(OURS, {}).get(name)
         if ours is None:
             continue
@@ -86,11 +91,11 @@ def verdicts(medians: Medians) -> dict[str, Verdict]:
     return found
 
 
-def table(medians: Medians) -> str:
+def table(medians: Medians, targets: str = OF_ALL) -> str:
     """Everything, a metric a line."""
-    judged = verdicts(medians)
+    judged = verdicts(medians, targets)
     rows = [["", "unit", *medians, "against the best peer", "budget", ""]]
-    for name, budget in budgets().items():
+    for name, budget in budgets(targets).items():
         values = [metrics.get(name) for metrics in medians.values()]
         if all(value is None for value in values):
             continue

@@ -11,6 +11,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
+from skyward.errors import ConnectError, HostKeyError
 from skyward.link.agentconfig import blob_file
 from skyward.link.frames import CHUNK
 from skyward.link.memory import map_file, memory_file
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from skyward.link.blobs import Blob
     from skyward.link.links import Files
 
+PASSING = (ConnectionError, ConnectError, HostKeyError)
+"""What a transfer is tried again after. Whether the node is lost for it, its agent's line decides."""
 PIECE = CHUNK // 4
 """Bytes read at a time: other work on the loop gets its turn in between."""
 
@@ -54,13 +57,17 @@ class Depot:
                 if self._there.get(blob.id) is upload:
                     del self._there[blob.id]
                 raise
+            except asyncio.CancelledError:
+                if not upload.cancelled():
+                    raise
+                raise ConnectionResetError("the machine was lost") from None
 
     async def _upload(self, blob: Blob) -> None:
         for delay in self._delays:
             await asyncio.sleep(delay)
             try:
                 await self._files.put(blob_file(blob.id), blob.chunks(PIECE))
-            except ConnectionError:
+            except PASSING:
                 continue
             return
         raise ConnectionResetError("the machine could not be reached any more")
@@ -87,7 +94,7 @@ class Depot:
             try:
                 async for data in self._files.get(name, done):
                     done += os.write(fd, data)
-            except ConnectionError:
+            except PASSING:
                 continue
             if done == size:
                 return

@@ -250,7 +250,10 @@ class Dispatcher(LaneHandler):
 
     def on_recalled(self, lane: Lane, tasks: list[Task]) -> None:
         for task in reversed(tasks):
+            self._running.discard(task)
+            task.started = 0.0
             self._queue.put_first(task)
+        self._free.offer(lane)
         self._pump()
 
     def on_heritage(self, lane: Lane, message: dict[str, Any]) -> None:

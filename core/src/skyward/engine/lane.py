@@ -278,8 +278,11 @@ class Lane:
 
     def _finished_one(self) -> None:
         """A slot is free: the oldest waiting task begins, there and in our books."""
-        now = self.last_answer = self._handler.now()
+        self.last_answer = self._handler.now()
         self.running -= 1
+        self._begin_waiting(self.last_answer)
+
+    def _begin_waiting(self, now: float) -> None:
         while self.waiting and self.running < self.slots:
             task = self.waiting.popleft()
             if task.id in self.unanswered:
@@ -291,6 +294,9 @@ class Lane:
         back = [self.unanswered.pop(number) for number in frames.read_ids(body) if number in self.unanswered]
         gone = {task.id for task in back}
         self.waiting = deque(task for task in self.waiting if task.id not in gone)
+        # Some we took for begun, since those before them were over; the recall was there first.
+        self.running -= sum(bool(task.started) for task in back)
+        self._begin_waiting(self._handler.now())
         self._handler.on_recalled(self, back)
 
     def _on_output(self, body: memoryview) -> None:

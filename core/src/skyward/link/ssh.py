@@ -18,7 +18,7 @@ from skyward.link.connection import SSHConnection, as_os_error, said
 from skyward.link.sshwire import SSHWire
 
 if TYPE_CHECKING:
-    from asyncssh import SSHClientProcess
+    from asyncssh import SSHClientConnection, SSHClientProcess
 
     from skyward.hooks.values import SSHEndpoint
     from skyward.link.links import Remote
@@ -68,6 +68,13 @@ class SSHShell:
         """
         await self._connection.reach(timeout, interval)
 
+    async def _connected(self) -> SSHClientConnection:
+        """Return the live connection. What keeps it from being made again may pass: ConnectionResetError."""
+        try:
+            return await self._connection.get()
+        except OSError as error:  # a refusal would be taken for the agent's, a timeout for a caller's own
+            raise ConnectionResetError(said(error)) from error
+
     @property
     def _mark(self) -> dict[str, str]:
         """What all that runs on a machine has in its environment."""
@@ -109,7 +116,7 @@ class SSHShell:
 
         ``apart``: its standard error does not go where its output goes.
         """
-        conn = await self._connection.get()
+        conn = await self._connected()
         import asyncssh  # loaded by now
 
         with as_os_error():
@@ -195,7 +202,7 @@ class SSHLink(SSHShell):
         socket, this channel tells it whether there still is one.
         """
         self.python = python
-        conn = await self._connection.get()
+        conn = await self._connected()
         command = "exec " + shlex.join(("setsid", *agent_argv(python, self.root)))
         with as_os_error():
             process = await conn.create_process(_RUN, encoding=None)
@@ -241,7 +248,7 @@ class SSHLink(SSHShell):
         return wire, answer
 
     async def _open_channel(self, path: str, wire: SSHWire) -> None:
-        conn = await self._connection.get()
+        conn = await self._connected()
         with as_os_error():
             import asyncssh
 
@@ -249,6 +256,9 @@ class SSHLink(SSHShell):
                 try:
                     await cast("Any", conn).create_unix_connection(lambda: wire, path)
                 except asyncssh.ChannelOpenError as error:
+                    await asyncio.sleep(0)  # a connection that is just being cut says so in the next turn
+                    if conn.is_closed():
+                        raise
                     # OpenSSH says the same where it forwards nothing and where nobody listens.
                     if self._connection.forwards_sockets:
                         raise ConnectionRefusedError(said(error)) from None
@@ -259,6 +269,8 @@ class SSHLink(SSHShell):
             untyped = cast("Any", conn)  # asyncssh's sessions have type parameters that can't be written down
             await untyped.create_session(lambda: wire, command, encoding=None)
         if not await wire.bridged():
+            if conn.is_closed():
+                raise ConnectionResetError("the connection was cut")
             raise ConnectionRefusedError(f"nobody listens at {path}")
         self._connection.forwards_sockets = False
 
