@@ -250,18 +250,20 @@ class Machine:
 
     def wait_listening(self, port: int) -> None:
         """Wait until something accepts connections to ``port`` inside, without making one."""
-        wanted = f":{port:04X} "
         deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                table = Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
-            except OSError:
-                table = []
-            if any(wanted in line and line.split()[3] == LISTENING for line in table):
-                return
+        while not self.listens(port):
             if not self.is_alive or time.monotonic() > deadline:
                 raise self._failure(f"does not listen on port {port}")
             time.sleep(POLL_SECONDS)
+
+    def listens(self, port: int) -> bool:
+        """Whether something in it has a socket that takes connections to ``port``."""
+        wanted = f":{port:04X} "
+        try:
+            table = Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
+        except OSError:
+            return False
+        return any(wanted in line and line.split()[3] == LISTENING for line in table)
 
     def end(self) -> None:
         """Take it off the earth: every process, mount and card. Harmless if that has happened."""
