@@ -79,7 +79,8 @@ class PoolEngine:
         self._ledger = inheritance[1] if inheritance else None
         fresh = PoolRef(id=uuid.uuid4().hex[:12], name=name, ttl=self.spec.ttl)
         self.ref = self._estate.pool if self._estate else fresh
-        self.blobs = BlobStore(lambda blob: loop.call(self._drop, [blob], []))
+        here = any(config.here for _, _, config in specs)
+        self.blobs = BlobStore(lambda blob: loop.call(self._drop, [blob], []), passes_fds=here)
         self.packer = Packer(self.blobs, project, lambda code: loop.call(self._drop, [], [code]))
         self.dispatcher = Dispatcher(
             name,

@@ -33,16 +33,25 @@ _COMPARE_BYTES = 1 << 18
 
 
 class Blob:
-    """Bytes held by the client. ``refs`` counts the tasks and functions that need it; see ``BlobStore``."""
+    """Bytes held by the client. ``refs`` counts the tasks and functions that need it; see ``BlobStore``.
 
-    __slots__ = ("fd", "id", "refs", "sample", "size")
+    ``held``: a file of ours, or a value that nobody can change.
+    """
 
-    def __init__(self, number: int, size: int, fd: int, sample: bytes) -> None:
+    __slots__ = ("_held", "id", "refs", "sample", "size")
+
+    def __init__(self, number: int, size: int, held: int | memoryview, sample: bytes) -> None:
         self.id = number
         self.size = size
-        self.fd = fd
         self.sample = sample
         self.refs = 0
+        self._held = held
+
+    @property
+    def fd(self) -> int:
+        """The file. Only where descriptors are passed, and then there is one."""
+        assert isinstance(self._held, int)
+        return self._held
 
     def holds(self, view: memoryview) -> bool:
         """Whether these are its bytes."""
@@ -54,7 +63,16 @@ class Blob:
 
     def chunks(self, size: int) -> Iterator[bytes]:
         """Read the bytes in pieces, for a wire that passes no descriptors."""
-        return (os.pread(self.fd, size, start) for start in range(0, self.size, size))
+        held = self._held
+        if isinstance(held, int):
+            return (os.pread(held, size, start) for start in range(0, self.size, size))
+        return (bytes(held[start : start + size]) for start in range(0, self.size, size))
+
+    def close(self) -> None:
+        """Let go of the bytes."""
+        if isinstance(self._held, int):
+            os.close(self._held)
+        self._held = memoryview(b"")
 
 
 def file_of(view: memoryview) -> int:
@@ -82,12 +100,19 @@ def _sample(view: memoryview) -> bytes:
 
 class BlobStore:
     """The client's blobs. ``intern`` runs on the callers' threads, the rest on the loop; ``on_drop`` on
-    either.
+    either. ``passes_fds``: whether a blob is sent as a descriptor, and must be a file for that.
     """
 
-    def __init__(self, on_drop: Callable[[int], None], cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        on_drop: Callable[[int], None],
+        cache_bytes: int = CACHE_BYTES,
+        *,
+        passes_fds: bool = True,
+    ) -> None:
         self._on_drop = on_drop
         self._limit = cache_bytes
+        self._passes_fds = passes_fds
         self._lock = threading.Lock()
         self._by_sample: dict[bytes, list[Blob]] = {}
         self._idle: OrderedDict[int, Blob] = OrderedDict()
@@ -109,11 +134,14 @@ class BlobStore:
         for blob in candidates:
             if blob is not found:
                 self.release(blob)
-        return found or self._add(view, sample, file_of(view))
+        if found is not None:
+            return found
+        stays = not self._passes_fds and type(view.obj) is bytes  # nobody can write to it
+        return self._add(view, sample, view if stays else file_of(view))
 
-    def _add(self, view: memoryview, sample: bytes, fd: int) -> Blob:
+    def _add(self, view: memoryview, sample: bytes, held: int | memoryview) -> Blob:
         with self._lock:
-            blob = Blob(numbers.take(), len(view), fd, sample)
+            blob = Blob(numbers.take(), len(view), held, sample)
             blob.refs = 1
             self._by_sample.setdefault(sample, []).append(blob)
             self.bytes_stored += blob.size
@@ -142,7 +170,7 @@ class BlobStore:
                 dropped.append(self._evict())
         for old in dropped:
             self._on_drop(old.id)
-            os.close(old.fd)
+            old.close()
 
     def _evict(self) -> Blob:
         _, old = self._idle.popitem(last=False)
@@ -163,4 +191,4 @@ class BlobStore:
             self._idle.clear()
             self._idle_bytes = 0
         for blob in blobs:
-            os.close(blob.fd)
+            blob.close()
