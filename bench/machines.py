@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -81,17 +82,22 @@ def measured(name: str, nodes: list[Any], home: Path, *more: str) -> dict[str, f
     return found
 
 
+def median(name: str, nodes: list[Any], home: Path) -> float:
+    """Measure seconds several times."""
+    return statistics.median(measured(name, nodes, home)["seconds"] for _ in range(5))
+
+
 def start(testbed: Any) -> dict[str, dict[str, float]]:
     """From machines that SSH reaches to the first value: warm, cold, bare; eight of them against one."""
     found: dict[str, float] = {}
     one = testbed.nodes(1)
     found["start_cold_s"] = measured("start", one, testbed.home)["seconds"]
-    found["start_warm_s"] = min(measured("start", one, testbed.home)["seconds"] for _ in range(3))
+    found["start_warm_s"] = median("start", one, testbed.home)
     bare = testbed.nodes(1, python=False, uv=False)
     found["start_bare_s"] = measured("start", bare, testbed.home)["seconds"]
     eight = testbed.nodes(8)
     measured("start", eight, testbed.home)
-    found["start_8_over_1"] = measured("start", eight, testbed.home)["seconds"] / found["start_warm_s"]
+    found["start_8_over_1"] = median("start", eight, testbed.home) / found["start_warm_s"]
     return {"skyward": found}
 
 

@@ -13,7 +13,7 @@ from house import ROOT, files
 FILE_LINES = 400
 FUNCTION_LINES = 60
 FLOORS = ("hooks", "engine", "link", "node")
-KERNEL_LINES = 11_500  # of code that makes a pool run, on machines reached by SSH and after a client too
+KERNEL_LINES = 11_600  # of code that makes a pool run, on machines reached by SSH and after a client too
 CORE_LINES = 17_500  # with what users touch: values, catalogues, words for consoles
 
 # "path" or "path::function" -> why it may be longer.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from skyward.link import numbers
-from skyward.link.memory import file_behind, memory_file, write_all
+from skyward.link.memory import file_of
 
 CACHE_BYTES = 1 << 29
 """Bytes of unused blobs kept for the next task that carries the same; the oldest go first, the last one
@@ -73,20 +73,6 @@ class Blob:
         if isinstance(self._held, int):
             os.close(self._held)
         self._held = memoryview(b"")
-
-
-def file_of(view: memoryview) -> int:
-    """Return a new descriptor of a file with these bytes: what they were mapped from, or else a copy."""
-    behind = file_behind(view)
-    if behind is not None:
-        return behind
-    fd = memory_file()
-    try:
-        write_all(fd, view)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def _sample(view: memoryview) -> bytes:

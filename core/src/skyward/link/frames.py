@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -104,22 +103,35 @@ def read_ids(body: memoryview) -> tuple[int, ...]:
 
 
 def read_json(body: memoryview) -> dict[str, Any]:
-    value: object = json.loads(bytes(body))
-    if not isinstance(value, dict):
+    value: dict[str, Any] = json.loads(bytes(body))
+    if type(value) is not dict:
         raise FrameError("expected a JSON object")
-    return cast("dict[str, Any]", value)
+    return value
 
 
-@dataclass(slots=True)
+# Plain classes: an agent, which is waited for when a node starts, would import dataclasses for nothing else.
+
+
 class TaskFrame:
     """One task as it crosses. ``data``: the pickled ``(args, kwargs)``, empty when it is the first blob."""
 
-    task: int
-    code: int
-    data: bytes | memoryview
-    blobs: tuple[int, ...] = ()
-    data_is_blob: bool = False
-    extra: dict[str, Any] | None = None
+    __slots__ = ("blobs", "code", "data", "data_is_blob", "extra", "task")
+
+    def __init__(
+        self,
+        task: int,
+        code: int,
+        data: bytes | memoryview,
+        blobs: tuple[int, ...] = (),
+        data_is_blob: bool = False,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self.task = task
+        self.code = code
+        self.data = data
+        self.blobs = blobs
+        self.data_is_blob = data_is_blob
+        self.extra = extra
 
     def pack(self) -> bytes:
         flags = (DATA_IS_BLOB if self.data_is_blob else 0) | (HAS_EXTRA if self.extra else 0)
@@ -143,15 +155,19 @@ class TaskFrame:
         return cls(task, code, data, blobs, bool(flags & DATA_IS_BLOB), extra)
 
 
-@dataclass(slots=True)
 class ResultFrame:
     """One outcome. ``data``: the pickled value or exception, or empty when it is the first blob."""
 
-    task: int
-    status: int
-    micros: int
-    data: bytes | memoryview
-    blobs: tuple[int, ...] = ()
+    __slots__ = ("blobs", "data", "micros", "status", "task")
+
+    def __init__(
+        self, task: int, status: int, micros: int, data: bytes | memoryview, blobs: tuple[int, ...] = ()
+    ) -> None:
+        self.task = task
+        self.status = status
+        self.micros = micros
+        self.data = data
+        self.blobs = blobs
 
     def pack(self) -> bytes:
         head = RESULT_HEAD.pack(self.task, self.status, self.micros, len(self.data), len(self.blobs))

@@ -154,3 +154,17 @@ class _Mapping:
             unmap(self._address, self._size)
             if entry is not None:
                 close(entry[0])
+
+
+def file_of(view: memoryview) -> int:
+    """Return a new descriptor of a file with these bytes: what they were mapped from, or else a copy."""
+    behind = file_behind(view)
+    if behind is not None:
+        return behind
+    fd = memory_file()
+    try:
+        write_all(fd, view)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

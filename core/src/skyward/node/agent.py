@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from skyward.link.agentconfig import AGENT_SOCKET, MACHINE_MARK, READY_LINE, AgentConfig
 from skyward.link.frames import COMMAND, HELLO, NOTICE, json_frame
@@ -33,6 +31,10 @@ from skyward.node.gauges import Gauges
 from skyward.node.notices import Notices
 from skyward.node.process import Child, end_group, end_marked, is_over, process_identity
 from skyward.node.valuefiles import ValueFiles
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 TICK = 0.5
 """Seconds between looks at the clock: the precision of ``ttl``."""
@@ -101,7 +103,7 @@ class Agent:
         self._end_children()
         end_marked(self.root)
         if self._abandoned:
-            shutil.rmtree(self.root, ignore_errors=True)
+            remove(self.root)
 
     def _answer_client(self) -> None:
         """Say that we listen. Until the client has connected, the pipe that this goes through tells if it
@@ -368,11 +370,18 @@ class Agent:
             self._ending = self._abandoned = True
 
 
+def remove(folder: str) -> None:
+    """Remove a folder, as far as that can be done."""
+    import shutil  # not before an agent ends
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> None:
     root = sys.argv[1]
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):  # the client died while it was starting us
-        shutil.rmtree(root, ignore_errors=True)
+        remove(root)
         return
     config = AgentConfig.from_json(line)
     os.umask(0o077)

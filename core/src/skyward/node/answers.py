@@ -17,9 +17,8 @@ from typing import Any
 from skyward.errors import SerializationError
 from skyward.link import frames
 from skyward.link.agentconfig import result_file
-from skyward.link.blobs import file_of
 from skyward.link.frames import ResultFrame
-from skyward.link.memory import write_all
+from skyward.link.memory import file_of, write_all
 from skyward.link.pickling import Pickled
 from skyward.node.channel import Channel
 from skyward.node.failures import pickle_failure

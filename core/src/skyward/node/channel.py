@@ -15,7 +15,6 @@ import array
 import contextlib
 import os
 import queue
-import secrets
 import socket
 import threading
 import time
@@ -24,8 +23,8 @@ from typing import Any
 
 from skyward.link import frames
 from skyward.link.frames import FrameError
+from skyward.link.receiver import READ_BYTES, Receiver
 from skyward.link.session import Inbox, Outbox
-from skyward.link.wire import READ_BYTES, Receiver
 
 WATCH_EVERY = 0.002
 """Seconds between two looks at whether the thread that runs tasks still comes back to read."""
@@ -47,7 +46,7 @@ class Channel:
         self._listener = listener
         self._on_frame = on_frame
         self._on_heir = on_heir
-        self._session = secrets.token_hex(8)
+        self._session = os.urandom(8).hex()
         self._outbox = Outbox()
         self._inbox = Inbox()
         self._receiver = Receiver()
@@ -192,7 +191,7 @@ class Channel:
         unheard = b"".join(data for data, _ in self._outbox.since(self._outbox.acknowledged))
         self._outbox.close()
         self._receiver.close()
-        self._session = secrets.token_hex(8)
+        self._session = os.urandom(8).hex()
         self._outbox, self._inbox, self._receiver = Outbox(), Inbox(), Receiver()
         self.take_fd = self._receiver.take_fd
         for kind, body in frames.Splitter().feed(unheard):

@@ -11,7 +11,10 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 CHECKER = -2
 """The checker's place among the agent's children."""

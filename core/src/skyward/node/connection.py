@@ -5,10 +5,13 @@ from __future__ import annotations
 import selectors
 import socket
 from collections.abc import Callable
-from typing import Any
 
 from skyward.link.frames import FrameError, Splitter, read_json
 from skyward.node.process import Child
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Connection:

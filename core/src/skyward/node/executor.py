@@ -10,7 +10,6 @@ behind and its slot goes to a new one; the main thread can't be, so the client h
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import ctypes
 import inspect
@@ -19,7 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skyward.link import frames
 from skyward.link.frames import TaskFrame
@@ -27,6 +26,9 @@ from skyward.link.pickling import Pickled, dumps_value, explain, loads
 from skyward.node.failures import pickle_failure
 from skyward.node.streams import InStream, OutStream, StreamClosed
 from skyward.runtime import current_task, shard_place
+
+if TYPE_CHECKING:
+    import asyncio
 
 ABANDON_AFTER = 2.0
 """Seconds that a cancelled task in a thread has before its slot is given to a new thread."""
@@ -258,6 +260,8 @@ class Executor:
 
     def _await(self, running: Running, coroutine: Any) -> Any:
         """Run a coroutine on the worker's loop; the slot waits for it."""
+        import asyncio  # most workers never do
+
         running.future = asyncio.run_coroutine_threadsafe(_outcome(coroutine), self._event_loop())
         if running.cancelled:
             running.future.cancel()
@@ -271,6 +275,8 @@ class Executor:
         return value
 
     def _event_loop(self) -> asyncio.AbstractEventLoop:
+        import asyncio
+
         with self._loop_lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -325,6 +331,8 @@ async def _outcome(coroutine: Any) -> tuple[Any, BaseException | None]:
 
 async def _drain(source: Any, out: OutStream) -> None:
     """Move an asynchronous generator's items into the stream; waiting for the window is off the loop."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     try:
         async for item in source:

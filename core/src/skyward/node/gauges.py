@@ -16,14 +16,16 @@ import math
 import os
 import re
 import selectors
-import shutil
 import time
 from collections.abc import Callable
-from typing import Any
 
 from skyward.node.process import Child
 from skyward.node.reader import Reader, ignore
 from skyward.node.readings import Meter, measured, meter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 SETTLE = 0.5
 """Seconds from the client's arrival to the first reading: workers that start come first."""
@@ -306,6 +308,8 @@ class _Smi:
     def _start(self, now: float) -> None:
         if self.absent or now - self._started < RETRY:
             return
+        import shutil  # most nodes are not asked for graphics cards
+
         program = shutil.which("nvidia-smi", path=self._gauges.env.get("PATH"))
         self.absent = program is None
         if program is None:

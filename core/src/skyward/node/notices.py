@@ -6,14 +6,17 @@ after one that is gone for good.
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections import deque
-from typing import Any
 
 from skyward.link.agentconfig import AgentConfig
 from skyward.link.frames import NOTICE, json_frame
 from skyward.link.session import Outbox
 from skyward.node.connection import Connection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 KEPT_BYTES = 1 << 24
 """Of notices, output lines mostly, that the client has not said to have; the oldest go first."""
@@ -26,7 +29,7 @@ class Notices:
 
     def __init__(self) -> None:
         self.client: Connection | None = None
-        self._session = secrets.token_hex(8)
+        self._session = os.urandom(8).hex()
         self._kept = Outbox()
         self._answers: deque[tuple[int, dict[str, Any]]] = deque()
         self._answers_bytes = 0
