@@ -5,7 +5,6 @@ back.
 from __future__ import annotations
 
 import collections
-import contextlib
 import functools
 import os
 import random
@@ -58,6 +57,17 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 60.0
         time.sleep(0.01)
 
 
+def killed_one(pool: sky.Pool, victim: str, chance: random.Random) -> bool:
+    """Kill a process of some node. One may have ended by now: a worker still answers for a killed agent."""
+    pids = [whoami() > pool for _ in range(3)]
+    _, pid, agent = chance.choice(pids).result(timeout=60)
+    try:
+        os.kill(pid if victim == "worker" else agent, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return agent != 1  # who asks for its parent when that is gone is told of init
+
+
 def reached(completions: collections.Counter[int], goal: int) -> bool:
     return completions.total() >= goal
 
@@ -90,9 +100,7 @@ def test_a_kill_in_the_middle_of_many_tasks(victim: str, seed: int, tmp_path: Pa
             future.add_done_callback(functools.partial(count_in, completions, number))
         for goal in sorted(chance.randrange(TASKS // 10, TASKS * 8 // 10) for _ in range(kills)):
             wait_until(functools.partial(reached, completions, goal), "progress")
-            pids = [whoami() > pool for _ in range(3)]
-            _, pid, agent = chance.choice(pids).result(timeout=60)
-            os.kill(pid if victim == "worker" else agent, signal.SIGKILL)
+            wait_until(functools.partial(killed_one, pool, victim, chance), "a process that lives")
         assert [future.result(timeout=60) for future in futures] == [n * n for n in range(TASKS)]
         if victim == "agent":  # the last may have been killed when all was done
             wait_until(lambda: machines(pool) != before, "a replacement")
@@ -259,11 +267,8 @@ def test_large_values_survive_a_kill() -> None:
     payload = os.urandom(3_000_000)
     with sky.Compute(nodes=2, console=False, logging=False) as pool:
         futures = [echo(payload, number) > pool for number in range(60)]
-        for _ in range(2):
-            _, pid, agent = whoami() >> pool
-            # A worker may still answer after its agent was killed, and have ended by now.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(random.choice((pid, agent)), signal.SIGKILL)
+        for victim in random.choices(("worker", "agent"), k=2):
+            wait_until(functools.partial(killed_one, pool, victim, random.Random()), "a process that lives")
         for number, future in enumerate(futures):
             assert future.result(timeout=60) == (number, payload)
 

@@ -227,6 +227,7 @@ def test_a_python_that_nobody_has_is_named(testbed: Testbed, ssh_to: Hosts) -> N
 
 def test_a_server_that_drops_connections_at_the_start(testbed: Testbed, task: Any, ssh_to: Hosts) -> None:
     nodes = testbed.nodes(3)
+    nodes[0].need("name")
     for node in nodes:
         node.drop_connections(one_in=3)
     with sky.Compute(provider=ssh_to(*nodes), nodes=3, **OPTIONS) as pool:
@@ -253,6 +254,7 @@ def test_a_server_that_forwards_no_sockets(testbed: Testbed, task: Any, ssh_to: 
 
 def test_several_hosts_on_one_address(testbed: Testbed, task: Any, ssh_to: Hosts) -> None:
     nodes = testbed.share_address(testbed.nodes(3))
+    nodes[0].need("name")
     assert len({node.address for node in nodes}) == 1
     with sky.Compute(provider=ssh_to(*nodes), nodes=3, **OPTIONS) as pool:
         assert len(set(task.hostname() @ pool)) == 3

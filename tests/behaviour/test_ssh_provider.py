@@ -54,6 +54,7 @@ def test_a_function_runs_on_every_host(lab: sky.SSH, nodes: list[Node], task: An
 
 
 def test_two_pools_share_no_host(lab: sky.SSH, nodes: list[Node], task: Any) -> None:
+    nodes[0].need("name")
     with sky.Compute(provider=lab, nodes=1, **OPTIONS) as first:
         with sky.Compute(provider=lab, nodes=1, **OPTIONS) as second:
             assert task.hostname() >> first != task.hostname() >> second

@@ -171,7 +171,7 @@ def test_what_another_user_runs_is_not_ours_to_end(nodes: list[Node], config: SS
     node = nodes[0]
     node.exec("mkdir -p ~/.skyward/machine", user=node.user)
     root = node.exec("cd ~/.skyward/machine && pwd -P", user=node.user)
-    node.exec(f"SKYWARD_MACHINE={root} setsid sleep 1009 > /dev/null 2>&1 < /dev/null &")
+    node.exec(f"SKYWARD_MACHINE={root} setsid sleep 1009 > /dev/null 2>&1 < /dev/null &", user="root")
     node.exec("rmdir ~/.skyward/machine", user=node.user)
 
     async def scenario(provider: SSHProvider) -> None:

@@ -157,7 +157,9 @@ def test_a_key_that_is_refused(
 
 
 def test_a_user_that_is_not_known(nodes: list[Node], offers: Callable[..., list[Offer]]) -> None:
-    host = Host(f"nobody-here@{nodes[0].address}", key=nodes[0].key, host_key=nodes[0].host_key)
+    host = Host(
+        f"nobody-here@{nodes[0].address}:{nodes[0].port}", key=nodes[0].key, host_key=nodes[0].host_key
+    )
     error = refusal(offers, SSH([host], config=False))
     assert isinstance(error, CredentialsError)
     assert "nobody-here@" in str(error)
@@ -217,7 +219,8 @@ def test_a_system_that_is_not_linux(
 def test_every_host_is_named_with_its_own_reason(
     nodes: list[Node], host_of: Callable[..., Host], offers: Callable[..., list[Offer]], home: Path
 ) -> None:
-    hosts = [Host("unheard-of"), Host(f"x@{nodes[0].address}", key=nodes[0].key, host_key=nodes[0].host_key)]
+    stranger = f"x@{nodes[0].address}:{nodes[0].port}"
+    hosts = [Host("unheard-of"), Host(stranger, key=nodes[0].key, host_key=nodes[0].host_key)]
     text = str(refusal(offers, SSH(hosts)))
     assert text.startswith("none of the 2 hosts can be used: unheard-of can't be reached: ")
     assert f"; x@{nodes[0].address} refuses the login" in text

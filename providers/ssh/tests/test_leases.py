@@ -56,7 +56,8 @@ def test_a_machine_says_where_it_is(
     assert machine.endpoint.folder == ".skyward/machine"
     assert not machine.endpoint.starting
     assert machine.public_ip == nodes[0].address
-    assert machine.private_ip == nodes[0].address  # its first global one
+    if nodes[0].can("isolate_from"):  # or it has no address of its own
+        assert machine.private_ip == nodes[0].address  # its first global one
     assert machine.usd_per_hour == 0.0
 
 
