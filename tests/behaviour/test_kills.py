@@ -61,11 +61,13 @@ def killed_one(pool: sky.Pool, victim: str, chance: random.Random) -> bool:
     """Kill a process of some node. One may have ended by now: a worker still answers for a killed agent."""
     pids = [whoami() > pool for _ in range(3)]
     _, pid, agent = chance.choice(pids).result(timeout=60)
+    if agent == 1:  # what a process is told whose parent is gone
+        return False
     try:
         os.kill(pid if victim == "worker" else agent, signal.SIGKILL)
     except ProcessLookupError:
         return False
-    return agent != 1  # who asks for its parent when that is gone is told of init
+    return True
 
 
 def reached(completions: collections.Counter[int], goal: int) -> bool:
