@@ -26,6 +26,9 @@ More would not be found again more often, and memory that a process has never ha
 machines.
 """
 
+COPY_BYTES = 1 << 28
+"""A larger copy is a file: our own memory stays what it was."""
+
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096
 _COMPARE_BYTES = 1 << 18
@@ -35,7 +38,7 @@ _COMPARE_BYTES = 1 << 18
 class Blob:
     """Bytes held by the client. ``refs`` counts the tasks and functions that need it; see ``BlobStore``.
 
-    ``held``: a file of ours, or a value that nobody can change.
+    ``held``: a file of ours, or memory that nobody can change.
     """
 
     __slots__ = ("_held", "id", "refs", "sample", "size")
@@ -68,11 +71,13 @@ class Blob:
             return (os.pread(held, size, start) for start in range(0, self.size, size))
         return (bytes(held[start : start + size]) for start in range(0, self.size, size))
 
-    def close(self) -> None:
-        """Let go of the bytes."""
-        if isinstance(self._held, int):
-            os.close(self._held)
-        self._held = memoryview(b"")
+    def close(self) -> bytearray | None:
+        """Let go of the bytes; return the memory that held them, if it was made for that."""
+        held, self._held = self._held, memoryview(b"")
+        if isinstance(held, int):
+            os.close(held)
+            return None
+        return held.obj if isinstance(held.obj, bytearray) else None
 
 
 def _sample(view: memoryview) -> bytes:
@@ -104,6 +109,8 @@ class BlobStore:
         self._idle: OrderedDict[int, Blob] = OrderedDict()
         self._idle_bytes = 0
         self._closed = False
+        self._spare: bytearray | None = None
+        """What held a blob that is gone."""
         self.bytes_stored = 0
 
     def intern(self, buffer: Any) -> Blob:
@@ -122,8 +129,8 @@ class BlobStore:
                 self.release(blob)
         if found is not None:
             return found
-        stays = not self._passes_fds and type(view.obj) is bytes  # nobody can write to it
-        return self._add(view, sample, view if stays else file_of(view))
+        in_file = self._passes_fds or (len(view) > COPY_BYTES and type(view.obj) is not bytes)
+        return self._add(view, sample, file_of(view) if in_file else self._memory_of(view))
 
     def _add(self, view: memoryview, sample: bytes, held: int | memoryview) -> Blob:
         with self._lock:
@@ -132,6 +139,18 @@ class BlobStore:
             self._by_sample.setdefault(sample, []).append(blob)
             self.bytes_stored += blob.size
         return blob
+
+    def _memory_of(self, view: memoryview) -> memoryview:
+        """Return the bytes where nobody can change them: a copy, unless that is where they are."""
+        if type(view.obj) is bytes:
+            return view
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is None or not len(view) <= len(spare) <= 2 * len(view):
+            return memoryview(bytearray(view))
+        copy = memoryview(spare)[: len(view)]
+        copy[:] = view  # into memory that the process has: getting some takes twice as long as copying
+        return copy
 
     def hold(self, blob: Blob) -> None:
         """Take one more reference to a blob that has one."""
@@ -156,7 +175,7 @@ class BlobStore:
                 dropped.append(self._evict())
         for old in dropped:
             self._on_drop(old.id)
-            old.close()
+            self._spare = old.close() or self._spare
 
     def _evict(self) -> Blob:
         _, old = self._idle.popitem(last=False)
@@ -176,5 +195,6 @@ class BlobStore:
             self._by_sample.clear()
             self._idle.clear()
             self._idle_bytes = 0
+            self._spare = None
         for blob in blobs:
             blob.close()
