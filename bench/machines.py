@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import importlib.util
 import json
 import os
 import statistics
@@ -105,8 +106,10 @@ def calls(testbed: Any) -> dict[str, dict[str, float]]:
     """No-ops one after the other, and many at once over four machines; then far away."""
     nodes = testbed.nodes(4)
     ours = measured("roundtrip", nodes[:1], testbed.home) | measured("throughput", nodes, testbed.home)
-    theirs = measured("execnet_roundtrip", nodes[:1], testbed.home)
-    theirs |= measured("execnet_throughput", nodes, testbed.home)
+    theirs: dict[str, float] = {}
+    if importlib.util.find_spec("execnet"):
+        theirs = measured("execnet_roundtrip", nodes[:1], testbed.home)
+        theirs |= measured("execnet_throughput", nodes, testbed.home)
     nodes[0].link(delay_ms=100)
     ours["far_over_rtt_ms"] = measured("far", nodes[:1], testbed.home)["p50_ms"] - 200
     return {"skyward": ours, "execnet": theirs}
