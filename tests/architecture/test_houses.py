@@ -21,7 +21,7 @@ EXTENSIONS = [member for member in MEMBERS if member.name != "core"]
 ROOT_CONFIG = toml(ROOT / "pyproject.toml")
 
 # `pip install skyward` brings these: one of each kind that a first script needs.
-DEFAULTS = frozenset({"core", "local", "log", "rich", "standalone"})
+DEFAULTS = frozenset({"cluster", "core", "local", "log", "rich", "standalone"})
 
 ROOMS = {"LICENSE", "README.md", "pyproject.toml", "src", "tests"}
 # Equal in every pyproject.toml, word for word.

@@ -18,6 +18,7 @@ class Ring:
     """Sound: everyone meets at the lowest rank."""
 
     topology_name: ClassVar[str] = "ring"
+    connected: ClassVar[bool] = True
 
     def facts(self, formation: Formation, rank: int) -> dict[str, Any]:
         accelerator = formation.accelerator

@@ -18,6 +18,7 @@ from skyward.engine.health import Health
 from skyward.engine.lane import Lane
 from skyward.engine.lanes import Lanes
 from skyward.engine.phases import Phases
+from skyward.engine.reachability import Probe
 from skyward.errors import BootstrapError, ConnectError
 from skyward.events import Error, Instance, Log, Metric, WorkerDied
 from skyward.link import numbers
@@ -71,6 +72,7 @@ class Node:
         self.lanes = Lanes(self, dispatcher, self._spawn, self._lane_ready)
         self._agent = AgentLine(self._on_notice, self._on_agent_cut)
         self.command = self._agent.command
+        self.probe = Probe(self.command)
         self._config: AgentConfig | None = None
         self._link: Link | None = None
         self.place: Place | None = None
@@ -197,6 +199,8 @@ class Node:
                     self.lanes.open(index, generation)
             case "worker-ready":
                 self.lanes.open(message["index"], message["generation"])
+            case "listening" | "called":
+                self.probe.on_notice(message)
             case "late":
                 self.lanes.on_late(message)
             case "worker-died":
@@ -260,7 +264,7 @@ class Node:
 
     def drop_predecessors(self) -> None:
         """Have files removed that a client had sent which is gone."""
-        self.command({"do": "remove-below", "number": numbers.first()})
+        self.command({"do": "remove", "below": numbers.first()})
 
     def end_worker(self, lane: Lane, why: str) -> None:
         """Have the agent end a worker's process; it starts another."""

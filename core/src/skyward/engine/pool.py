@@ -12,7 +12,7 @@ import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from skyward.engine import adoption
+from skyward.engine import adoption, reachability
 from skyward.engine.bringup import NodeFactory
 from skyward.engine.dispatch import Dispatcher
 from skyward.engine.ledger import Ledger
@@ -25,7 +25,7 @@ from skyward.engine.picture import picture, places, timing
 from skyward.engine.reconcile import Reconciler
 from skyward.engine.scaling import Scaler
 from skyward.engine.scope import Scope
-from skyward.errors import PoolStateError
+from skyward.errors import ConnectError, PoolStateError
 from skyward.events import ClusterDestroyed, ClusterReady, ClusterRequested, Error, Log, ScalingChanged
 from skyward.hooks.facade import PoolHooks
 from skyward.hooks.values import Cluster, PoolRef
@@ -171,6 +171,9 @@ class PoolEngine:
         await self._reconciler.ready.wait()
         if self._reconciler.failure is not None:
             raise self._reconciler.failure
+        if self.topology.connected:
+            await reachability.check(self.ready_nodes)
+            self._reconciler.on_new = self._check_new
         self.state = PoolState.READY
         publish(ClusterReady(pool=self.name, nodes=self.ready_count, seconds=time.time() - self.started))
 
@@ -200,6 +203,13 @@ class PoolEngine:
         for problem in problems:
             publish(Error(pool=self.name, message=f"while ending machines: {problem}"))
         publish(ClusterDestroyed(pool=self.name))
+
+    async def _check_new(self) -> None:
+        """A node has joined: one that others can't reach is told of, and stays."""
+        try:
+            await reachability.check(self.ready_nodes)
+        except ConnectError as error:
+            publish(Error(pool=self.name, message=str(error)))
 
     def _open_ledger(self) -> None:
         """Have the pool in the ledger, from before it costs anything."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skyward.errors import SkywardError, unexpected
 from skyward.events import (
@@ -22,7 +22,7 @@ from skyward.events import (
 from skyward.subscriptions import publish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from skyward.engine.bringup import NodeFactory
     from skyward.engine.dispatch import Dispatcher
@@ -54,6 +54,8 @@ class Reconciler:
         """Why it will never be."""
         self.spent = 0.0
         """What machines that are gone have cost, in USD."""
+        self.on_new: Callable[[], Coroutine[Any, Any, None]] | None = None
+        """What is run when a node has joined a pool that is in use."""
         self.factory: NodeFactory
         self.scaler: Scaler
         self._pool = pool
@@ -134,6 +136,8 @@ class Reconciler:
         seconds = time.monotonic() - began
         publish(InstanceBootstrapped(pool=self._pool, instance=node.instance, seconds=seconds))
         self._on_change()
+        if self.on_new is not None:
+            self._scope.run(self.on_new())
 
     def _give_up(self, rank: int, error: SkywardError) -> None:
         """A node can't be had. Before the pool is usable that ends it; later, the next tick tries again."""

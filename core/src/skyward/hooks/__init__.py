@@ -10,6 +10,7 @@ import importlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skyward.hooks.facade import PoolHooks as PoolHooks
+    from skyward.hooks.facts import common_facts as common_facts
     from skyward.hooks.plugin import Plugin as Plugin
     from skyward.hooks.ports import Console as Console
     from skyward.hooks.ports import PoolView as PoolView
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 _TABLE = {
     "facade": "PoolHooks",
+    "facts": "common_facts",
     "plugin": "Plugin",
     "ports": "Console PoolView Provider ProviderConfig Topology",
     "registry": "COLLECTIONS CONSOLES GROUPS PLUGINS PROVIDERS TOPOLOGIES distribution_of find names",

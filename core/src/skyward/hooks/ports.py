@@ -132,6 +132,9 @@ class Topology(Protocol):
 
     topology_name: ClassVar[str]
 
+    connected: ClassVar[bool]
+    """Whether nodes must reach each other by their private addresses: found out before the pool is used."""
+
     def facts(self, formation: Formation, rank: int) -> Mapping[str, Any]:
         """Return the fields of ``InstanceInfo`` for the node ``rank``, JSON-able; ``rank`` is a member."""
         ...

@@ -30,6 +30,7 @@ from skyward.node.deaths import OomCounter, describe_death
 from skyward.node.gauges import Gauges
 from skyward.node.notices import Notices
 from skyward.node.process import Child, end_group, end_marked, is_over, process_identity
+from skyward.node.reach import Reach
 from skyward.node.valuefiles import ValueFiles
 
 TYPE_CHECKING = False
@@ -61,6 +62,7 @@ class Agent:
         self._notices = Notices()
         self._tell = self._notices.tell
         self._values = ValueFiles(root)
+        self._reach = Reach(self._selector, self._tell)
         self._client_left = False
         self._last_word = time.monotonic()
         self._oom = OomCounter()
@@ -195,9 +197,13 @@ class Agent:
             case "facts":
                 self.config.facts = command["facts"]
             case "remove":
-                self._values.remove(command["names"])
-            case "remove-below":
-                self._values.remove_blobs_below(command["number"])
+                self._values.remove(command.get("names", ()), below=command.get("below", 0))
+            case "listen":
+                self._reach.listen(command["address"])
+            case "listen-no-more":
+                self._reach.stop()
+            case "call":
+                self._reach.call(command["targets"], command["seconds"])
             case "kill":
                 child = self._children.get(command["index"])
                 if child is not None and child.generation == command["generation"]:
@@ -365,6 +371,7 @@ class Agent:
 
     def _watch_clock(self) -> None:
         self._oom.look()
+        self._reach.look()
         limit = max(self.config.ttl, RETURN if self._client_left else SILENCE)
         if time.monotonic() - self._last_word > limit:
             self._ending = self._abandoned = True

@@ -23,8 +23,12 @@ class ValueFiles:
         self._kept: deque[tuple[str, int]] = deque()
         self._kept_bytes = 0
 
-    def remove(self, names: Iterable[str]) -> None:
-        """Let go of files that nobody needs any more; the last results stay a while."""
+    def remove(self, names: Iterable[str], *, below: int) -> None:
+        """Let go of files that nobody needs any more, and of all blobs with numbers lower than ``below``:
+        what a client had sent that is gone. The last results stay a while.
+        """
+        if below:
+            names = [*names, *(name for name in os.listdir(self._root) if is_blob_below(name, below))]
         for name in names:
             path = os.path.join(self._root, name)
             with contextlib.suppress(OSError):
@@ -32,10 +36,6 @@ class ValueFiles:
                     self._keep(path)
                 elif is_value_file(name):
                     os.unlink(path)
-
-    def remove_blobs_below(self, number: int) -> None:
-        """Remove what a client had sent that is gone, and whose numbers were lower."""
-        self.remove([name for name in os.listdir(self._root) if is_blob_below(name, number)])
 
     def _keep(self, path: str) -> None:
         self._kept.append((path, os.path.getsize(path)))
