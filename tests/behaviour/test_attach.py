@@ -292,6 +292,15 @@ def test_there_is_nothing_to_attach_to() -> None:
         sky.Compute.attach(pool.name)
 
 
+def test_without_a_ledger_a_pool_works_and_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null/state")
+    errors: list[sky.Error] = []
+    with sky.subscribe(errors.append, sky.Error), sky.Compute(**QUIET) as pool:
+        assert pool.submit(len, "abc").result() == 3
+    assert "the ledger can't be written" in errors[0].message
+    assert "nobody can attach" in errors[0].message
+
+
 @pytest.fixture
 def left_machine(no_leftovers: None) -> tuple[Path, Path]:
     """A machine of a pool whose client has been gone for long, and the pool's file."""

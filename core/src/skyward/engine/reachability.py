@@ -78,7 +78,7 @@ async def check(nodes: Sequence[Node]) -> None:
             )
     try:
         doors = await asyncio.gather(*(node.probe.listen(node.machine.private_ip) for node in nodes))
-        targets = [
+        targets: list[dict[str, Any]] = [
             {"rank": node.rank, "address": node.machine.private_ip, **door}
             for node, door in zip(nodes, doors, strict=True)
         ]
