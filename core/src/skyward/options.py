@@ -15,6 +15,7 @@ from skyward import _check
 from skyward.errors import ConfigError
 
 if TYPE_CHECKING:
+    from skyward.function import PendingFunction
     from skyward.runtime import InstanceInfo
 
 SelectionStrategy = Literal["cheapest", "first"]
@@ -65,7 +66,7 @@ class HealthChecker:
     It runs in a process of its own beside the workers; a node takes tasks once it was found healthy.
     """
 
-    fn: Callable[[InstanceInfo], bool | str]
+    fn: Callable[[InstanceInfo], bool | str | PendingFunction[bool] | PendingFunction[str]]
     interval: float = 30.0
     timeout: float = 15.0
     consecutive_failures: int = 3
@@ -74,6 +75,9 @@ class HealthChecker:
     def __post_init__(self) -> None:
         if not callable(self.fn):
             _check.wrong_type("fn", "a function of one InstanceInfo", self.fn)
+        body = getattr(self.fn, "_skyward_body", None)
+        if body is not None:  # a decorated function is meant as what it decorates
+            object.__setattr__(self, "fn", body)
         _check.number("interval", self.interval, above=0)
         _check.number("timeout", self.timeout, above=0)
         _check.whole("consecutive_failures", self.consecutive_failures, least=1)

@@ -9,6 +9,7 @@ from dataclasses import FrozenInstanceError, dataclass, fields, replace
 from typing import Any, ClassVar, get_type_hints
 
 import pytest
+import skyward as sky
 from hypothesis import given
 from hypothesis import strategies as st
 from skyward import accelerators
@@ -371,3 +372,11 @@ def test_resolve_carries_every_shared_field() -> None:
     shared = {f.name for f in fields(PoolSpec)} & given_fields.keys() - {"nodes", "provider"}
     assert {name: getattr(resolved, name) for name in shared} == {name: given_fields[name] for name in shared}
     assert given_fields.keys() - {f.name for f in fields(PoolSpec)} == {"selection", "console", "logging"}
+
+
+def test_a_decorated_health_check_is_what_it_decorates() -> None:
+    @sky.function
+    def healthy(info: sky.InstanceInfo) -> bool:
+        return info.node == 0
+
+    assert HealthChecker(healthy).fn is healthy._skyward_body

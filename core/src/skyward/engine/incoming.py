@@ -54,17 +54,16 @@ class Incoming:
             self._views[number] = await self._depot.fetch(
                 result_file(self._index, self._generation, number), size
             )
-        except (OSError, asyncio.CancelledError):  # the machine is gone, or as good as gone
-            self._give_up(number)
-            raise
         finally:
             del self._fetching[number]
-        for wanted in list(self._wanted):
-            if all(blob in self._views for blob in wanted[0]):
-                self._wanted.remove(wanted)
-                wanted[1](self.take(wanted[0]))
-        for task in list(self._parked):
-            self._hand_over(task)
+            if number not in self._views:  # the machine is gone, or as good as gone
+                self._give_up(number)
+            for wanted in list(self._wanted):
+                if all(blob in self._views for blob in wanted[0]):
+                    self._wanted.remove(wanted)
+                    wanted[1](self.take(wanted[0]))
+            for task in list(self._parked):
+                self._hand_over(task)
 
     def _give_up(self, number: int) -> None:
         for wanted in list(self._wanted):
@@ -99,6 +98,10 @@ class Incoming:
             if task in self._parked:  # it waits for another value: what came after it, too
                 self._parked[task].extend(waiting)
                 return
+
+    def lacks(self, blobs: Sequence[int]) -> bool:
+        """Whether one of them never arrived."""
+        return any(blob not in self._views for blob in blobs)
 
     def take(self, blobs: Sequence[int]) -> list[memoryview]:
         """Return values that have arrived; they are the caller's."""

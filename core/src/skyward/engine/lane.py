@@ -310,8 +310,13 @@ class Lane:
         numbers = frames.read_ids(body[start : start + 8 * blobs])
         if self._incoming.parks(number, numbers, frames.ITEMS, body):
             return
-        views = self._incoming.take(numbers)
         task = self.unanswered.get(number)
+        if self._incoming.lacks(
+            numbers
+        ):  # its process goes, and with it what waits for the rest of the stream
+            self.node.end_worker(self, "what it sent can't be fetched")
+            return
+        views = self._incoming.take(numbers)
         if task is not None and task.output is not None:
             task.output.add(bytes(body[start + 8 * blobs :]), views, count)
             self._handler.on_progress(task)
