@@ -21,6 +21,8 @@ import pytest
 import skyward as sky
 import skyward.opening
 from skyward.hooks import Claim, LocalEndpoint, Machine, Offer, PoolRef, SSHEndpoint
+from skyward.link import connection
+from skyward.link.ssh import SSHLink
 from skyward_local.config import Local
 from skyward_local.provider import LocalProvider
 from skyward_testing import loopback
@@ -130,6 +132,14 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "state"))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     return tmp_path / "state" / "skyward"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that soon takes silence for a loss."""
+    monkeypatch.setattr(connection, "KEEPALIVE_SECONDS", 0.7)
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr(SSHLink, "patience", 4.0)
 
 
 type Hosts = Callable[..., sky.SSH]

@@ -100,7 +100,9 @@ class Script:
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
+def script(tmp_path: Path, machines: str) -> Iterator[Callable[..., Script]]:
+    if machines != "local":
+        pytest.skip("a script of its own, which knows nothing of the test's machines")
     started: list[Script] = []
 
     def run(body: str, options: str = "") -> Script:

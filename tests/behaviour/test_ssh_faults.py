@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import skyward as sky
-from skyward.link import connection
-from skyward.link.ssh import SSHLink
 from skyward_testing.testbed import Node, Testbed
 
 type Hosts = Callable[..., sky.SSH]
@@ -67,14 +65,6 @@ def many(size: int) -> bytes:
 @pytest.fixture
 def task(functions_of: Callable[[str], Any]) -> Any:
     return functions_of(FUNCTIONS)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that soon takes silence for a loss."""
-    monkeypatch.setattr(connection, "KEEPALIVE_SECONDS", 0.5)
-    monkeypatch.setattr(connection, "CONNECT_SECONDS", 1.0)
-    monkeypatch.setattr(SSHLink, "patience", 3.0)
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:

@@ -21,8 +21,6 @@ from typing import Any
 
 import pytest
 import skyward as sky
-from skyward.link import connection
-from skyward.link.ssh import SSHLink
 from skyward_testing.chores import FUNCTIONS, Chore, draw_chores
 from skyward_testing.schedules import ENDS_NODE, Fault, Storm, draw
 from skyward_testing.testbed import Node, Testbed, capabilities
@@ -38,8 +36,6 @@ pytestmark = [
 DEFAULT = range(2, 6)
 """Some seconds' worth."""
 OPTIONS: dict[str, Any] = {"console": False, "logging": False, "provision_retry_delay": 1}
-PATIENCE = 4.0
-"""Seconds for which the client tries to reach a node again."""
 NOTICED = 2.0
 """A node that was silent for less is never given up: its connections are not even cut yet."""
 SECONDS = 40.0
@@ -118,14 +114,6 @@ def seeds() -> range:
 @pytest.fixture
 def task(functions_of: Callable[[str], Any]) -> Any:
     return functions_of(FUNCTIONS)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that soon takes silence for a loss."""
-    monkeypatch.setattr(connection, "KEEPALIVE_SECONDS", 0.7)
-    monkeypatch.setattr(connection, "CONNECT_SECONDS", 2.0)
-    monkeypatch.setattr(SSHLink, "patience", PATIENCE)
 
 
 @dataclass(slots=True)
