@@ -309,3 +309,8 @@ def test_killed_while_it_starts(seed: int, script: Callable[..., Script]) -> Non
     time.sleep(1.5)
     with sky.Compute(nodes=1, console=False, logging=False) as pool:
         assert (double(1) >> pool) == 2
+    # An agent that was just starting notices its client's death when it has started.
+    base, until = Path(os.environ["XDG_RUNTIME_DIR"], "skyward"), time.monotonic() + SECONDS
+    while any(base.iterdir()):
+        assert time.monotonic() < until, list(base.iterdir())
+        time.sleep(0.05)
