@@ -66,7 +66,7 @@ def die():
 def main():
     provider = {provider}
     folder = {folder!r}
-    with sky.Compute(provider=provider, logging=False, console=False, {options}) as pool:
+    with sky.Compute({specs}, logging=False, console=False, {options}) as pool:
         print(pool.name, flush=True)
         {body}
 
@@ -94,11 +94,12 @@ def provider(request: pytest.FixtureRequest) -> str:
 def killed(provider: str, tmp_path: Path) -> Callable[..., str]:
     """Run a script that kills itself in a pool; return the pool's name."""
 
-    def run(body: str, options: str = "nodes=2") -> str:
+    def run(body: str, options: str = "nodes=2", specs: str = "provider=provider") -> str:
         path = tmp_path / "victim.py"
         inner = textwrap.indent(textwrap.dedent(body), " " * 8).strip()
         folder = os.fspath(tmp_path) if "Local" in provider else "~"
-        path.write_text(SCRIPT.format(provider=provider, folder=folder, options=options, body=inner))
+        text = SCRIPT.format(provider=provider, folder=folder, specs=specs, options=options, body=inner)
+        path.write_text(text)
         done = subprocess.run(
             [sys.executable, str(path)], stdout=subprocess.PIPE, text=True, timeout=SECONDS, check=False
         )
@@ -244,6 +245,16 @@ def test_what_is_taken_over_can_be_cancelled_and_a_stream_is_lost(
             assert await asyncio.gather(*futures) == [2 * x for x in range(8)]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("provider", ["local"], indirect=True)
+def test_two_specs_of_one_provider(killed: Callable[..., str]) -> None:
+    spec = "sky.Spec(provider, nodes=2)"
+    name = killed("noted(folder, 1) @ pool\ndie()", "", f"{spec}, {spec}")
+    (before,) = ledger.estates()
+    with sky.Compute.attach(name, **QUIET) as pool:
+        assert {node.machine for node in pool.nodes()} == set(before.machines)
+        assert len(by_name(pool)["noted"]) == 2
 
 
 @pytest.mark.parametrize("provider", ["local"], indirect=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from skyward.engine.agentline import AgentLine
 from skyward.engine.memento import unpack
-from skyward.errors import ConnectError, NodeError, PoolStateError, SkywardError
+from skyward.errors import ConnectError, PoolStateError, SkywardError
 from skyward.events import Error
 from skyward.link.links import link_to
 from skyward.subscriptions import publish
@@ -94,8 +94,12 @@ async def adopt(
     """Take over the pool's nodes. Raises PoolStateError when there is none that can be taken over."""
     by_rank: dict[int, tuple[Machine, Provider, str]] = {}
     strangers: list[Machine] = []
+    seen: set[str] = set()
     for provider, name in market.named:
         for machine in await provider.machines(pool):
+            if machine.id in seen:  # two specs may have one provider
+                continue
+            seen.add(machine.id)
             market.note(provider, machine)
             rank = estate.ranks.get(machine.claim, -1)
             if rank < 0 or rank in by_rank or machine.endpoint is None:
@@ -108,7 +112,7 @@ async def adopt(
         begun = time.monotonic()
         try:
             node, link = await factory.adopt(rank, machine, name, estate.pythons.get(machine.id, ""))
-        except (NodeError, SkywardError, OSError) as error:
+        except (SkywardError, OSError) as error:
             strangers.append(machine)
             return f"node {rank} ({machine.id}): {error}"
         finally:
