@@ -127,7 +127,6 @@ MISTAKES = [
         ValueError,
         r"default_compute_timeout must be a number above 0",
     ),
-    ("sky.Compute(cluster=True)", ImportError, r"no topology 'cluster' is installed: pip install "),
     (
         "sky.Compute(worker=sky.Worker(executor='process', buffer=2, reuse_processes=False))",
         ValueError,
