@@ -180,7 +180,9 @@ class NodeFactory:
         return node, link
 
     def ended(self, machine: Machine) -> asyncio.Task[None]:
-        """Begin to end a machine; ``settled`` waits for it if the caller can't."""
+        """Begin to end a machine, whatever becomes of the caller; ``settled`` waits for it. What can't be
+        ended now, the pool's release tries again.
+        """
         ending = asyncio.ensure_future(self._market.end(machine.id))
         self._ending.add(ending)
         ending.add_done_callback(self._has_ended)
@@ -188,8 +190,8 @@ class NodeFactory:
 
     def _has_ended(self, ending: asyncio.Task[None]) -> None:
         self._ending.discard(ending)
-        if not ending.cancelled():
-            ending.exception()  # whoever still waits for it is told; the pool's release tries again
+        if not ending.cancelled() and (error := ending.exception()) is not None:
+            publish(Error(pool=self._pool.name, message=f"a machine is not ended yet: {error}"))
 
     async def settled(self, seconds: float) -> None:
         """Wait, but not for longer, until the machines that are being ended are."""

@@ -173,7 +173,7 @@ class Reconciler:
         self._lost[node.rank] = node.machine.id
         self._account(node)
         self._on_change()
-        self._scope.run(self._market.end(node.machine.id))
+        _ = self.factory.ended(node.machine)
         self.run()
 
     async def _retire(self, node: Node) -> None:
@@ -182,7 +182,7 @@ class Reconciler:
             await asyncio.sleep(0.05)
         node.shut_down()
         node.close()
-        await self._market.end(node.machine.id)
+        await asyncio.shield(self.factory.ended(node.machine))
         if self.nodes.get(node.rank) is node:
             del self.nodes[node.rank]
             self._account(node)
