@@ -36,6 +36,8 @@ SECRET_FIELDS = ("key_data",)
 """Of an endpoint: never written."""
 LATE_SECONDS = 60.0
 """How long after ``ttl`` a machine may still be about to end itself."""
+ALIVE_SECONDS = LATE_SECONDS / 4
+"""How often a client says that it is alive."""
 KEPT_SECONDS = 7 * 24 * 3600.0
 """How long a file stays whose machines nobody has looked for."""
 
@@ -63,7 +65,6 @@ class Estate:
     """Who was asked for machines."""
     machines: dict[str, Endpoint | None] = field(default_factory=lambda: dict[str, "Endpoint | None"]())
     """Those that have not ended, and where they are."""
-
     pythons: dict[str, str] = field(default_factory=lambda: dict[str, str]())
     """What their agents run in."""
 
@@ -134,7 +135,8 @@ class Ledger:
         """Let go of the file; remove it when every machine has ended."""
         if ended:
             self._path.unlink(missing_ok=True)
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1  # what comes late must not write to whatever has the number next
+        os.close(fd)
 
 
 def take_over(name: str) -> tuple[Estate, Ledger]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from skyward.engine import adoption, reachability
 from skyward.engine.bringup import NodeFactory
 from skyward.engine.dispatch import Dispatcher
-from skyward.engine.ledger import Ledger
+from skyward.engine.ledger import ALIVE_SECONDS, Ledger
 from skyward.engine.market import Market
 from skyward.engine.membership import form
 from skyward.engine.memento import digest
@@ -216,6 +216,7 @@ class PoolEngine:
         try:
             given = self._ledger or Ledger.begin(self.ref, digest(self._memento))
             self._market.ledger = given
+            self._scope.run(self._be_alive(given))
         except OSError as error:
             lost = "should this process be killed, nobody can attach to the pool"
             publish(Error(pool=self.name, message=f"the ledger can't be written ({error}): {lost}"))
@@ -288,8 +289,11 @@ class PoolEngine:
             if self._reconciler.ready.is_set():
                 self._scaler.ask(self.dispatcher)
             self._reconciler.run()
-            if self._market.ledger is not None:
-                self._market.ledger.alive()
+
+    async def _be_alive(self, file: Ledger) -> None:
+        while True:
+            await asyncio.sleep(ALIVE_SECONDS)
+            file.alive()
 
     def _drop(self, blobs: list[int], codes: list[int]) -> None:
         self.dispatcher.drop(blobs=blobs, codes=codes)

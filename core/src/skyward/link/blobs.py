@@ -149,7 +149,7 @@ class BlobStore:
         if spare is None or not len(view) <= len(spare) <= 2 * len(view):
             return memoryview(bytearray(view))
         copy = memoryview(spare)[: len(view)]
-        copy[:] = view  # into memory that the process has: getting some takes twice as long as copying
+        copy[:] = view  # into memory that the process has: getting some would cost more than the copying
         return copy
 
     def hold(self, blob: Blob) -> None:
