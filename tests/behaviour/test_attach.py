@@ -258,6 +258,25 @@ def test_two_specs_of_one_provider(killed: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("provider", ["local"], indirect=True)
+def test_a_node_that_is_checked_goes_on_being_checked(killed: Callable[..., str], tmp_path: Path) -> None:
+    sick = tmp_path / "sick"
+    check = f"lambda info: not os.path.exists({os.fspath(sick)!r})"
+    name = killed("noted(folder, 1) >> pool\ndie()", f"health_checker=sky.HealthChecker({check}, 0.2, 5, 1)")
+    with sky.Compute.attach(name, **QUIET) as pool:
+        (before,) = pool.nodes()
+        assert by_name(pool)["noted"][0].result(SECONDS).x == 1
+        assert pool.submit(len, "abc").result() == 3
+        sick.touch()
+        deadline = time.monotonic() + SECONDS
+        while pool.current_nodes():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        sick.unlink()
+        pool.wait_for_nodes(1, timeout=SECONDS)
+        assert pool.nodes()[0].machine != before.machine
+
+
+@pytest.mark.parametrize("provider", ["local"], indirect=True)
 def test_a_node_that_is_gone_is_replaced(killed: Callable[..., str]) -> None:
     name = killed("noted(folder, 1) @ pool\ndie()")
     (estate,) = ledger.estates()

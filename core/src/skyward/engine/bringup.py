@@ -169,8 +169,7 @@ class NodeFactory:
         try:
             await node.reach(link, spec.ssh_timeout, spec.ssh_retry_interval)
             async with asyncio.timeout(spec.bootstrap_timeout):
-                await node.adopt(python)
-                await node.admit()
+                await node.adopt(python)  # if it is checked, it had passed: it goes on being checked
         except TimeoutError:
             node.close()
             raise _too_slow(node, machine, spec.bootstrap_timeout) from None
